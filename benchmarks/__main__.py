@@ -1,0 +1,111 @@
+"""`python -m benchmarks`: measure, print the table, write results.json and results.png."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks import (
+    chart,
+    environment,
+    files,
+    graphs,
+    processes,
+    reads,
+    report,
+    results,
+    runner,
+    stalls,
+    tasks,
+    writes,
+)
+from benchmarks.benchmark import Benchmark, Result, Scale
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for group in (writes, tasks, reads, graphs, files, processes, stalls)
+    for benchmark in group.BENCHMARKS
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; a missed bar is no error, a benchmark that raises is one."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        _list()
+        return 0
+    rounds = options.rounds or (1 if options.quick else 5)
+    about = environment.describe(quick=options.quick, rounds=rounds)
+    chosen = [BENCHMARKS[name] for name in options.only or BENCHMARKS]
+    found, failed = _run(chosen, Scale(options.quick), rounds, options.without)
+    _print(about, found)
+    _write(options.out, about, found)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=BENCHMARKS, help="these only")
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="leave out contestants whose name begins so, as in --without bare InMemory",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 5, 1 if quick)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that all runs")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("benchmarks/results"))
+    parser.add_argument("--list", action="store_true", help="print the names and what they measure")
+    return parser
+
+
+def _list() -> None:
+    width = max(map(len, BENCHMARKS))
+    for benchmark in BENCHMARKS.values():
+        core = " All on one core." if benchmark.one_core else ""
+        print(f"{benchmark.name:{width}}  {benchmark.about}{core}")
+
+
+def _run(
+    benchmarks: Sequence[Benchmark], scale: Scale, rounds: int, without: Sequence[str]
+) -> tuple[list[Result], list[str]]:
+    found: list[Result] = []
+    failed: list[str] = []
+    for benchmark in benchmarks:
+        start = perf_counter()
+        try:
+            found += runner.run(benchmark, scale, rounds, without)
+        except Exception:
+            traceback.print_exc()
+            failed.append(benchmark.name)
+        print(f"{benchmark.name}: {perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    return found, failed
+
+
+def _print(about: dict[str, object], found: Sequence[Result]) -> None:
+    for part in (report.header(about), report.table(found), report.losses(found)):
+        print(f"\n{part}")
+    print(f"\n{report.score(found)}")
+
+
+def _write(folder: Path, about: dict[str, object], found: Sequence[Result]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write(folder / "results.json", about, found)
+    print(f"\nwrote {folder / 'results.json'}")
+    try:
+        chart.write(folder / "results.png", about, found)
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+    else:
+        print(f"wrote {folder / 'results.png'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Running operations on a connection of aiosqlite's, which its owner lends.
+
+aiosqlite serves a connection on a thread of its own and has no public way to run a function there.
+`Connection._execute(function, *args)` has done it, with the same signature, since 0.2.0 (2017):
+the one private call of the library is in `_on_its_thread`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+import aiosqlite
+from typing_extensions import ParamSpec
+
+from .borrowed import OwnCursors, check_borrowed
+from .core import Op
+from .errors import ConnectionUnusableError, DatabaseClosedError
+from .jobs import MAINTAIN, READ, WRITE, Job, Kind
+from .migrations import Schema
+from .transactions import Transactions
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_NAME = "the aiosqlite connection"
+
+
+class AiosqliteDatabase:
+    """`AsyncDatabase` over a lent aiosqlite connection: correct, one operation at a time.
+
+    An operation is one hop. The connection stays open at `close()`; it is started here if its
+    owner has not awaited it yet.
+    """
+
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        *,
+        schemas: Sequence[Schema] = (),
+        lock_timeout: float = 30.0,
+    ) -> None:
+        self.connection = connection
+        self._schemas = tuple(schemas)
+        self._lock_timeout = lock_timeout
+        self._transactions: Transactions | None = None
+        self._closed = False
+
+    async def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Database.read`."""
+        return cast(T, await self._run(READ, op, args, kwargs))
+
+    async def write(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Database.write`."""
+        return cast(T, await self._run(WRITE, op, args, kwargs))
+
+    async def maintain(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Database.maintain`."""
+        return cast(T, await self._run(MAINTAIN, op, args, kwargs))
+
+    async def open(self) -> None:
+        """Bring the tables up to date now; the first call does it else."""
+        await self._run(MAINTAIN, _nothing, (), {})
+
+    async def close(self) -> None:
+        """Refuse later calls. The connection is its owner's to close."""
+        self._closed = True
+
+    async def _run(
+        self, kind: Kind, op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._closed:
+            raise DatabaseClosedError("the saver was closed: make a new one")
+        job = Job(kind, lambda conn: op(conn, *args, **kwargs), ())
+        await self._start()
+        try:
+            await _on_its_thread(self.connection, self._perform, job)
+        except ValueError as error:
+            raise DatabaseClosedError(f"{_NAME} was closed by its owner") from error
+        if job.error is not None:
+            raise job.error
+        return job.value
+
+    async def _start(self) -> None:
+        thread: Any = getattr(self.connection, "_thread", self.connection)
+        if self.connection._connection is None and self.connection._running:
+            if thread.ident is None:
+                await self.connection
+        elif not thread.is_alive():
+            raise ConnectionUnusableError(
+                f"{_NAME} lost its thread, as it does when a loop is closed with a call under "
+                "way: open a new one, or pass a path instead"
+            )
+
+    def _perform(self, job: Job) -> None:
+        """Runs on the connection's thread; notes errors in the job, so that none is aiosqlite's."""
+        try:
+            if self._transactions is None:
+                conn: sqlite3.Connection = self.connection._conn
+                check_borrowed(conn)
+                own = OwnCursors.ready(conn, self._schemas)
+                self._transactions = Transactions(own, _NAME, self._lock_timeout)
+            self._transactions.run([job])
+        except Exception as error:
+            job.error = error
+
+
+async def _on_its_thread(connection: aiosqlite.Connection, function: Any, *args: Any) -> Any:
+    return await connection._execute(function, *args)  # type: ignore[no-untyped-call]
+
+
+def _nothing(conn: sqlite3.Connection) -> None:
+    pass

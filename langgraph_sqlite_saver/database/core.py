@@ -1,0 +1,326 @@
+"""`Database`: one SQLite file as a service, for threads; `AsyncDatabase` puts event loops on it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, TypeVar, Union, cast
+
+from typing_extensions import ParamSpec, Self
+
+from . import fork
+from .borrowed import OwnCursors, check_borrowed
+from .errors import ConnectionUnusableError, InvalidInputError, ReadOnlyError, translated
+from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
+from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind
+from .lane import Lane
+from .migrations import Schema
+from .pragmas import PragmaValue, checked, set_connection_pragmas
+from .readers import Readers
+from .transactions import Transactions
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Op = Callable[Concatenate[sqlite3.Connection, P], T]
+Target = Union[str, "os.PathLike[str]", sqlite3.Connection]
+
+# How long a fork waits for operations under way before it happens around them, in seconds.
+FORK_PATIENCE = 5.0
+
+
+class Database:
+    """One SQLite database: a writer, readers beside it, transactions, migrations.
+
+    Operations are plain functions of a connection, `op(conn, …)`, and are run in one of three
+    ways: `read`, `write` or `maintain`. They may be run twice (see `transactions`), must not commit
+    or roll back by themselves, and must not call the database again.
+
+    It may be used from any thread, and from many processes on one file. It opens on first use.
+    After `os.fork()` parent and child each open the file anew; a borrowed or `:memory:` connection
+    raises in the child.
+
+    Args:
+        target: A path, an SQLite URI (`file:agent.db?mode=ro`), `":memory:"`, or a
+            `sqlite3.Connection` that its owner lends: it keeps its settings, and a transaction
+            that he has open is left for him to commit. New files are created with mode 0600.
+        schemas: The tables to create or migrate at the first use.
+        pragmas: Overrides for the PRAGMAs in `pragmas.py`, as `{"synchronous": "FULL"}`.
+            Not for a borrowed connection.
+        readers: How many connections may read at once.
+        lock_timeout: How long to wait for other processes' locks, in seconds.
+
+    Raises:
+        StorageError: A subclass that says what to do, from here and from every method.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        schemas: Sequence[Schema] = (),
+        pragmas: Mapping[str, PragmaValue] | None = None,
+        readers: int = 4,
+        lock_timeout: float = 30.0,
+    ) -> None:
+        if readers < 1 or lock_timeout < 0:
+            raise InvalidInputError("readers must be at least 1 and lock_timeout not negative")
+        self._lock_timeout = lock_timeout
+        self._schemas = tuple(schemas)
+        self._pragmas = checked(pragmas)
+        self._forked = False
+        self._opened = False
+        self._paused_lane = False
+        self._borrowed: sqlite3.Connection | None = None
+        self._file: DatabaseFile | None = None
+        self._readers: Readers | None = None
+        self._choose(target, readers)
+        fork.watch(self)
+        weakref.finalize(self, _close_quietly, self._lane, self._readers, self.is_borrowed)
+
+    def _choose(self, target: Target, readers: int) -> None:
+        """One lane for everything, or for a file: a lane for writing and readers beside it."""
+        if isinstance(target, sqlite3.Connection):
+            if self._pragmas:
+                raise InvalidInputError(
+                    "pragmas are for files that we open: set them on your connection yourself"
+                )
+            check_borrowed(target)
+            self._borrowed = target
+            self.name = "the borrowed connection"
+            opener: Callable[[], sqlite3.Connection | None] = self._opener_of_borrowed(target)
+        else:
+            location = Location.of(target)
+            self.name = location.name
+            if location.path is None:
+                opener = self._opener_of_memory(location)
+            else:
+                file = DatabaseFile(location, self._schemas, self._pragmas, self._lock_timeout)
+                self._file = file
+                self._readers = Readers(self.name, readers, self._transactions(file.open_reader))
+                opener = file.open_writer
+        self._lane = Lane(self.name, self._transactions(opener))
+
+    def _transactions(
+        self, opener: Callable[[], sqlite3.Connection | None]
+    ) -> Callable[[], Transactions]:
+        name, timeout = self.name, self._lock_timeout
+
+        def open_transactions() -> Transactions:
+            conn = opener()
+            # A file that cannot be written has no writer: what stands in its place says so.
+            return Transactions(
+                conn if conn is not None else cast(sqlite3.Connection, _NoWriter(name)),
+                name,
+                timeout,
+            )
+
+        return open_transactions
+
+    def _opener_of_borrowed(self, conn: sqlite3.Connection) -> Callable[[], sqlite3.Connection]:
+        name, schemas = self.name, self._schemas
+
+        def open_borrowed() -> sqlite3.Connection:
+            with translated(name):
+                return OwnCursors.ready(conn, schemas)
+
+        return open_borrowed
+
+    def _opener_of_memory(self, location: Location) -> Callable[[], sqlite3.Connection]:
+        schemas, pragmas = self._schemas, self._pragmas
+
+        def open_memory() -> sqlite3.Connection:
+            check_sqlite_version()
+            conn = connect(location.uri())
+            set_connection_pragmas(conn, pragmas)
+            for schema in schemas:
+                migrate(conn, schema)
+            return conn
+
+        return open_memory
+
+    @property
+    def path(self) -> Path | None:
+        """The file's absolute path; None in memory and for a borrowed connection."""
+        location = self._file.location if self._file else None
+        return Path(location.path) if location and location.path else None
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether the connection belongs to somebody else, who closes it."""
+        return self._borrowed is not None
+
+    @property
+    def borrowed(self) -> sqlite3.Connection | None:
+        """The connection that was lent, if one was."""
+        return self._borrowed
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the file, once opened, turned out to be one that can only be read."""
+        return self._file is not None and self._file.read_only
+
+    @property
+    def parallel_reads(self) -> int:
+        """How many reads can run at once: 1 where there is a single connection."""
+        return self._readers.size if self._readers else 1
+
+    def open(self) -> None:
+        """Open the database now and bring its tables up to date; the first call does it else."""
+        self._check_fork()
+        if not self._opened:
+            self._lane.call(MAINTAIN, _nothing, ())
+            self._opened = True
+
+    def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `op(conn, …)` returns on one snapshot, which holds every write that returned.
+
+        Never waits for a write of this database, nor (up to `readers`) for another read.
+        """
+        if kwargs:
+            return cast(T, self._perform(READ, lambda conn: op(conn, *args, **kwargs), ()))
+        return cast(T, self._perform(READ, op, args))
+
+    def write(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `op(conn, …)` returns, once it is committed; nothing of it stays if it raises.
+
+        Writes that come while another commits share the next transaction.
+        """
+        if kwargs:
+            return cast(T, self._perform(WRITE, lambda conn: op(conn, *args, **kwargs), ()))
+        return cast(T, self._perform(WRITE, op, args))
+
+    def maintain(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `op(conn, …)` returns, run on the writer outside any transaction.
+
+        For VACUUM, a WAL checkpoint, PRAGMAs; writes wait meanwhile.
+        """
+        return cast(T, self._perform(MAINTAIN, lambda conn: op(conn, *args, **kwargs), ()))
+
+    def submit(self, job: AwaitedJob) -> None:
+        """Queue an awaited job; for `AsyncDatabase`."""
+        self._check_fork()
+        self._lane.submit(job)
+
+    def lead(self) -> None:
+        """Run what is queued; for a thread of `AsyncDatabase`."""
+        self._lane.lead()
+
+    def _perform(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if kind != READ or self._readers is None:
+            self._check_fork()
+            return self._lane.call(kind, op, args)
+        if not self._opened:
+            self.open()
+        return self._read(self._readers, op, args)
+
+    def _read(self, readers: Readers, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if self.is_read_only:
+            self._renew_stale_readers(readers)
+        reader = readers.acquire()
+        try:
+            return reader.read(op, args)
+        except sqlite3.Error:
+            with translated(self.name):
+                raise
+        finally:
+            readers.release(reader)
+
+    def _renew_stale_readers(self, readers: Readers) -> None:
+        file = cast(DatabaseFile, self._file)
+        if file.is_stale():
+            readers.pause(None)
+            file.renew()
+            readers.close_idle()
+            readers.resume()
+
+    def close(self) -> None:
+        """Complete what is under way, close what was opened here, refuse later calls.
+
+        Calling it again does nothing. A borrowed connection stays open.
+        """
+        if self._readers is not None:
+            self._readers.close()
+        self._lane.close(self._closing)
+
+    def _closing(self, conn: sqlite3.Connection) -> None:
+        self._lane.drop()
+        if not self.is_borrowed:
+            conn.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # A fork copies SQLite's notes about locks, but not the locks: a child that keeps the parent's
+    # connections, even unused, writes to a file that it only believes to have locked. So the
+    # connections are closed before the fork, and both sides open the file anew.
+
+    def _check_fork(self) -> None:
+        if self._forked:
+            raise ConnectionUnusableError(
+                f"{self.name} was opened before os.fork(): a single connection cannot be carried "
+                "into a child process. Open a new one there, or use a file by its path."
+            )
+
+    def before_fork(self) -> None:
+        """Close the file's connections, between operations."""
+        self._paused_lane = self._lane.pause(FORK_PATIENCE)
+        if self._file is None or not self._paused_lane:
+            return
+        readers = cast(Readers, self._readers)
+        if readers.pause(FORK_PATIENCE):
+            readers.close_idle()
+            if conn := self._lane.drop():
+                conn.close()
+
+    def after_fork_in_parent(self) -> None:
+        """Let operations run again."""
+        if self._readers is not None:
+            self._readers.resume()
+        if self._paused_lane:
+            self._lane.resume()
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: threads, queues and connections of the parent are not here."""
+        self._lane.forget()
+        if self._readers is not None:
+            self._readers.forget()
+        else:
+            self._forked = True
+
+
+class _NoWriter:
+    """Stands where a read-only file has no writer."""
+
+    in_transaction = False
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def execute(self, *_: object) -> None:
+        raise ReadOnlyError(
+            f"{self._name} can be read but not written: give this user write permission on the "
+            "file and its directory, or open a copy"
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def _nothing(conn: sqlite3.Connection) -> None:
+    pass
+
+
+def _close_quietly(lane: Lane, readers: Readers | None, borrowed: bool) -> None:
+    """For a database that nobody closed: readers first, so that the writer removes the -wal."""
+    if readers is not None:
+        readers.close_idle()
+    conn = lane.idle_connection()
+    if conn is not None and not borrowed:
+        lane.drop()
+        conn.close()

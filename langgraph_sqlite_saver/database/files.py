@@ -1,0 +1,282 @@
+"""Opening a database file: what it is, whether it can be written, and the connections to it.
+
+What kind of file it is gets looked up read-only, before any PRAGMA is set and before SQLite could
+recover or checkpoint a foreign file's -wal.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.request import url2pathname
+
+from . import migrations
+from .busy import retry_while_busy
+from .errors import (
+    CannotOpenError,
+    DatabaseFullError,
+    InvalidTypeError,
+    NotADatabaseError,
+    ReadOnlyError,
+    StorageError,
+    UnknownSchemaError,
+    translated,
+)
+from .migrations import Schema
+from .pragmas import PragmaValue, set_connection_pragmas, set_file_pragmas
+
+OLDEST_SQLITE = (3, 35, 0)
+
+StrPath = Union[str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a database lives: a file (an absolute path), or memory (no path)."""
+
+    name: str
+    path: str | None
+    query: tuple[tuple[str, str], ...] = ()
+    read_only: bool = False
+
+    @classmethod
+    def of(cls, target: StrPath) -> Location:
+        """From a path, ":memory:", or an SQLite URI (`file:agent.db?mode=ro`)."""
+        if not isinstance(target, (str, os.PathLike)):
+            raise InvalidTypeError(
+                f"a path, ':memory:' or a connection is expected, not {type(target).__name__}"
+            )
+        text = os.fsdecode(target)
+        if text.startswith("file:"):
+            return cls._of_uri(text)
+        if text in ("", ":memory:"):
+            return cls(text or "a temporary database", None)
+        return cls(text, str(Path(text).absolute()))
+
+    @classmethod
+    def _of_uri(cls, uri: str) -> Location:
+        parts = urlsplit(uri)
+        query = tuple(parse_qsl(parts.query, keep_blank_values=True))
+        options = dict(query)
+        path = unquote(parts.path)
+        if options.get("mode") == "memory" or path in ("", ":memory:"):
+            return cls(uri, None, query)
+        read_only = options.get("mode") == "ro" or options.get("immutable") == "1"
+        kept = tuple((k, v) for k, v in query if k not in ("mode", "cache"))
+        return cls(uri, str(Path(url2pathname(parts.path)).absolute()), kept, read_only)
+
+    @property
+    def wal(self) -> Path:
+        """The write-ahead log beside the file."""
+        return Path(f"{self.path}-wal")
+
+    def uri(self, **options: str) -> str:
+        """The URI to open it with."""
+        if self.path is None:
+            return self.name if self.name.startswith("file:") else ":memory:"
+        return f"{Path(self.path).as_uri()}?{urlencode((*self.query, *options.items()))}"
+
+
+def connect(uri: str) -> sqlite3.Connection:
+    """A connection of ours: no implicit transactions, usable from any thread, no waiting."""
+    return sqlite3.connect(
+        uri,
+        uri=uri.startswith("file:"),
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+
+
+def check_sqlite_version() -> None:
+    """Raise CannotOpenError where the interpreter's SQLite is too old for what is used here."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise CannotOpenError(
+            f"SQLite {sqlite3.sqlite_version} is older than "
+            f"{'.'.join(map(str, OLDEST_SQLITE))}: use a newer Python build"
+        )
+
+
+class DatabaseFile:
+    """One file and what its connections need; knows nothing of pools and threads."""
+
+    def __init__(
+        self,
+        location: Location,
+        schemas: Sequence[Schema],
+        pragmas: Mapping[str, PragmaValue],
+        lock_timeout: float,
+    ) -> None:
+        self.location = location
+        self.read_only = location.read_only
+        self._schemas = schemas
+        self._pragmas = pragmas
+        self._lock_timeout = lock_timeout
+        self._immutable = False
+
+    def open_writer(self) -> sqlite3.Connection | None:
+        """Create the file where it is missing, check it, migrate it, and return the writer.
+
+        None where the file can only be read.
+        """
+        check_sqlite_version()
+        location = self.location
+        with translated(location.name):
+            if not location.read_only:
+                _create_missing(location)
+            self._refuse_foreign()
+            self.read_only = location.read_only or not _can_write(location)
+            if self.read_only:
+                self._check_readable_schema()
+                return None
+            return retry_while_busy(
+                self._connect_writer, limit=self._lock_timeout, where=location.name
+            )
+
+    def open_reader(self) -> sqlite3.Connection:
+        """One more connection for reading; it cannot write."""
+        with translated(self.location.name):
+            return retry_while_busy(
+                self._connect_reader, limit=self._lock_timeout, where=self.location.name
+            )
+
+    def is_stale(self) -> bool:
+        """Whether connections opened as immutable must be renewed: somebody writes again."""
+        return self._immutable and self.location.wal.exists()
+
+    def renew(self) -> None:
+        """Look at the file afresh at the next `open_reader`."""
+        self._immutable = False
+
+    def _refuse_foreign(self) -> None:
+        """Raise for a file that must not be touched, having touched nothing."""
+        path = Path(self.location.path or "")
+        if path.is_dir():
+            raise CannotOpenError(f"{self.location.name} is a directory: give the path of a file")
+        if not path.exists():
+            raise CannotOpenError(f"{self.location.name} does not exist and cannot be created here")
+        if path.stat().st_size == 0:
+            return
+        # Without a -wal the main file is all there is, and an immutable connection leaves no
+        # -shm behind. A torn read (someone is writing) is looked at again under a lock.
+        if not self.location.wal.exists():
+            try:
+                self._inspect("immutable")
+                return
+            except (sqlite3.DatabaseError, NotADatabaseError):
+                pass
+        retry_while_busy(
+            lambda: self._inspect("mode"), limit=self._lock_timeout, where=self.location.name
+        )
+
+    def _inspect(self, how: str) -> None:
+        uri = self.location.uri(**({"immutable": "1"} if how == "immutable" else {"mode": "ro"}))
+        with closing(connect(uri)) as conn:
+            for schema in self._schemas:
+                try:
+                    schema.refuse(conn)
+                    migrations.pending(conn, schema)
+                except UnknownSchemaError as error:
+                    raise UnknownSchemaError(f"{self.location.name}: {error}") from None
+
+    def _check_readable_schema(self) -> None:
+        with closing(self.open_reader()) as conn:
+            for schema in self._schemas:
+                if migrations.pending(conn, schema):
+                    raise ReadOnlyError(
+                        f"{self.location.name} cannot be written and its tables are at version "
+                        f"{migrations.applied_version(conn, schema)} of {schema.newest}: open it "
+                        "once where it can be written, then it can be read here"
+                    )
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        conn = connect(self.location.uri(mode="rw"))
+        try:
+            set_connection_pragmas(conn, self._pragmas)
+            set_file_pragmas(conn, self._pragmas)
+            for schema in self._schemas:
+                migrate(conn, schema)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        if not self.read_only:
+            return self._reader(mode="rw")
+        try:
+            return self._reader(mode="ro")
+        except sqlite3.OperationalError:
+            # WAL needs a -shm beside the file; where none can be made and nobody writes, the
+            # file is as good as immutable.
+            if self.location.wal.exists():
+                raise
+            self._immutable = True
+            return self._reader(immutable="1")
+
+    def _reader(self, **options: str) -> sqlite3.Connection:
+        conn = connect(self.location.uri(**options))
+        try:
+            set_connection_pragmas(conn, self._pragmas)
+            conn.execute("PRAGMA query_only = 1")
+            conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+
+
+def migrate(conn: sqlite3.Connection, schema: Schema) -> None:
+    """Bring a component's tables to the newest version, one transaction for each migration."""
+    while migrations.pending(conn, schema):
+        conn.execute("BEGIN IMMEDIATE")
+        try:
+            migrations.apply_next(conn, schema)
+            conn.execute("COMMIT")
+        except BaseException:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+            raise
+
+
+def create_private(path: StrPath) -> None:
+    """Create an empty file that only its owner can read (0600); raises FileExistsError."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _create_missing(location: Location) -> None:
+    assert location.path is not None
+    if os.path.exists(location.path):  # noqa: PTH110
+        return
+    try:
+        create_private(location.path)
+    except FileExistsError:  # another process was faster
+        pass
+    except OSError as error:
+        raise _cannot_create(location, error) from error
+
+
+def _cannot_create(location: Location, error: OSError) -> StorageError:
+    directory = Path(location.path or "").parent
+    if error.errno == errno.ENOSPC:
+        return DatabaseFullError(f"{location.name}: the disk is full. Free some space.")
+    if not directory.exists():
+        return CannotOpenError(f"{location.name}: create the directory {directory} first")
+    return CannotOpenError(
+        f"{location.name}: cannot create it in {directory} ({error.strerror}). "
+        "Choose a directory that this user may write to."
+    )
+
+
+def _can_write(location: Location) -> bool:
+    path = Path(location.path or "")
+    beside = os.access(path.parent, os.W_OK) or location.wal.exists()
+    return os.access(path, os.W_OK) and beside

@@ -1,0 +1,107 @@
+"""A job: an operation on its way through the database, and how its caller gets the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Literal
+
+Kind = Literal["read", "write", "maintain"]
+
+READ: Kind = "read"
+WRITE: Kind = "write"
+MAINTAIN: Kind = "maintain"
+
+Operation = Callable[..., Any]
+
+
+class Job:
+    """An operation, its arguments, and its outcome once it has run."""
+
+    __slots__ = ("answered", "args", "error", "kind", "op", "value")
+
+    def __init__(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> None:
+        self.kind = kind
+        self.op = op
+        self.args = args
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.answered = False
+
+    def promote(self) -> None:
+        """Have the job's caller lead the queue: run its own job and those that wait with it."""
+        raise AssertionError("a job is blocking or awaited")
+
+
+class BlockingJob(Job):
+    """A job whose caller sleeps until it is answered, or is asked to lead."""
+
+    __slots__ = ("_asleep", "_leads")
+
+    def __init__(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> None:
+        super().__init__(kind, op, args)
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+        self._leads = False
+
+    def wait(self) -> bool:
+        """Sleep until answered (False) or asked to lead (True)."""
+        self._asleep.acquire()
+        return self._leads
+
+    def wake(self) -> None:
+        """Let the caller go on: it has its answer."""
+        self._asleep.release()
+
+    def promote(self) -> None:
+        self._leads = True
+        self._asleep.release()
+
+    def result(self) -> Any:
+        """The operation's value; raises its error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class AwaitedJob(Job):
+    """A job that a task of some event loop awaits; `lead` puts a thread on the queue."""
+
+    __slots__ = ("_lead", "future", "loop")
+
+    def __init__(
+        self, kind: Kind, op: Operation, args: tuple[Any, ...], lead: Callable[[], object]
+    ) -> None:
+        super().__init__(kind, op, args)
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self._lead = lead
+
+    def promote(self) -> None:
+        self._lead()
+
+
+def answer(jobs: Iterable[Job]) -> None:
+    """Give every caller its answer: threads are woken, each event loop is called once."""
+    awaited: dict[asyncio.AbstractEventLoop, list[AwaitedJob]] = {}
+    for job in jobs:
+        job.answered = True
+        if isinstance(job, AwaitedJob):
+            awaited.setdefault(job.loop, []).append(job)
+        elif isinstance(job, BlockingJob):
+            job.wake()
+    for loop, group in awaited.items():
+        with suppress(RuntimeError):  # the loop was closed; nobody waits any more
+            loop.call_soon_threadsafe(_settle, group)
+
+
+def _settle(jobs: Iterable[AwaitedJob]) -> None:
+    for job in jobs:
+        if job.future.done():  # cancelled meanwhile
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.value)

@@ -1,0 +1,135 @@
+"""Numbered .sql files, each applied once, in one transaction with the record of it.
+
+A file is named `0002_add_own_columns.sql`: number, underscore, lower-case words. Numbers count up
+from 1 without a gap and a file is never edited once it was released. Each component of the
+library has a table of its own for the versions it applied, so that several share one file.
+
+`executescript` commits whatever is open before it runs, and so leaves half a migration behind when
+a later statement fails; here the statements run one by one inside the transaction.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from .errors import InvalidInputError, MigrationError, UnknownSchemaError
+
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*\.sql\Z")
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered change of the tables."""
+
+    version: int
+    name: str
+    sql: str
+
+    def statements(self) -> Iterator[str]:
+        """The SQL statements one by one; triggers, with their inner semicolons, stay whole."""
+        statement = ""
+        for piece in re.split(r"(?<=;)", self.sql):
+            statement += piece
+            if sqlite3.complete_statement(statement):
+                yield statement.strip()
+                statement = ""
+        if _without_comments(statement).strip():
+            raise MigrationError(f"{self.name}: the last statement has no semicolon")
+
+
+def _without_comments(sql: str) -> str:
+    return re.sub(r"--[^\n]*|/\*.*?\*/", "", sql, flags=re.DOTALL)
+
+
+def _nothing_to_refuse(conn: sqlite3.Connection) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The tables of one component: where its versions are recorded, and how to get to the newest.
+
+    `refuse` is called with a read-only connection before anything in the file is touched; it
+    raises when the file is one that the component must leave alone.
+    """
+
+    versions_table: str
+    migrations: tuple[Migration, ...]
+    refuse: Callable[[sqlite3.Connection], None] = _nothing_to_refuse
+
+    @property
+    def newest(self) -> int:
+        """The version this code brings a file to."""
+        return self.migrations[-1].version if self.migrations else 0
+
+
+@cache
+def load_migrations(package: str, folder: str) -> tuple[Migration, ...]:
+    """The .sql files of a folder inside an installed package, in order.
+
+    Raises InvalidInputError for a file name that is no migration's, or a gap in the numbers.
+    """
+    found = []
+    for file in files(package).joinpath(folder).iterdir():
+        match = _FILE_NAME.match(file.name)
+        if not match:
+            raise InvalidInputError(f"{file.name}: a migration is named 0001_what_it_does.sql")
+        found.append(Migration(int(match[1]), file.name, file.read_text(encoding="utf-8")))
+    found.sort(key=lambda migration: migration.version)
+    if [m.version for m in found] != list(range(1, len(found) + 1)):
+        raise InvalidInputError(f"{folder}: migrations must count up from 0001 without a gap")
+    return tuple(found)
+
+
+def applied_version(conn: sqlite3.Connection, schema: Schema) -> int:
+    """The version a file is at: 0 where the component has no tables yet."""
+    known = conn.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (schema.versions_table,)
+    ).fetchone()
+    if not known:
+        return 0
+    (version,) = conn.execute(f"SELECT max(v) FROM {schema.versions_table}").fetchone()  # noqa: S608
+    return int(version or 0)
+
+
+def pending(conn: sqlite3.Connection, schema: Schema) -> tuple[Migration, ...]:
+    """The migrations that a file still lacks; writes nothing.
+
+    Raises UnknownSchemaError for a file that a newer version of the library wrote.
+    """
+    version = applied_version(conn, schema)
+    if version > schema.newest:
+        raise UnknownSchemaError(
+            f"its {schema.versions_table} are at version {version} and this release knows "
+            f"{schema.newest}: upgrade langgraph-sqlite-saver. The file was left as it is."
+        )
+    return tuple(m for m in schema.migrations if m.version > version)
+
+
+def apply_next(conn: sqlite3.Connection, schema: Schema) -> bool:
+    """Inside an open write transaction: apply the next pending migration, if any, and record it.
+
+    The version is read under the write lock, so processes that start together apply each once.
+    """
+    todo = pending(conn, schema)
+    if not todo:
+        return False
+    migration = todo[0]
+    try:
+        conn.execute(f"CREATE TABLE IF NOT EXISTS {schema.versions_table} (v INTEGER PRIMARY KEY)")
+        for statement in migration.statements():
+            conn.execute(statement)
+        conn.execute(f"INSERT INTO {schema.versions_table} (v) VALUES (?)", (migration.version,))  # noqa: S608
+    except sqlite3.OperationalError as error:
+        if "syntax" in str(error) or "exists" in str(error) or "no such" in str(error):
+            raise MigrationError(
+                f"{migration.name} failed: {error}. The file is at the version it had; if it is "
+                "another program's, give the saver a file of its own."
+            ) from error
+        raise
+    return True

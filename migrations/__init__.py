@@ -1,0 +1,1 @@
+"""The numbered .sql files of each component, shipped inside the wheel."""
