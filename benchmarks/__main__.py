@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list()
         return 0
-    rounds = options.rounds or (1 if options.quick else 5)
+    rounds = options.rounds or (1 if options.quick else 11)
     about = environment.describe(quick=options.quick, rounds=rounds)
     chosen = [BENCHMARKS[name] for name in options.only or BENCHMARKS]
     found, failed = _run(chosen, Scale(options.quick), rounds, options.without)
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="leave out contestants whose name begins so, as in --without bare InMemory",
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 5, 1 if quick)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds (default 11, 1 if quick)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that all runs")
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("benchmarks/results"))
     parser.add_argument("--list", action="store_true", help="print the names and what they measure")

@@ -43,6 +43,12 @@ class Bar:
         """How many times better than the bar; 1 is just met."""
         return ratio(value, self.limit) if self.at_least else ratio(self.limit, value)
 
+    @property
+    def compared(self) -> str:
+        """What the number stands for, in two or three words."""
+        level = self.ours.partition(" ")[2]
+        return f"{level} ÷ {self.against.partition(' ')[0]}" if self.against else level
+
     def __str__(self) -> str:
         return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
 

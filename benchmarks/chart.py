@@ -45,9 +45,8 @@ def _lines(results: Sequence[Result]) -> list[Line]:
 
 
 def _line(result: Result, bar: Bar, value: float) -> Line:
-    compared = f"{bar.ours} / {bar.against}" if bar.against else bar.ours
     return Line(
-        f"{result.benchmark.name}: {result.metric.label}  [{compared}]",
+        f"{result.benchmark.name}: {result.metric.label}  [{bar.compared}]",
         min(max(bar.margin(value), 1 / FURTHEST), FURTHEST),
         f"{number(value)}  (bar {bar})",
         MET if bar.met(value) else MISSED,

@@ -38,15 +38,17 @@ class State(TypedDict):
 def graphs_at_once(scale: Scale) -> Iterator[Measure]:
     """32 graphs of 10 supersteps at once through ainvoke, one thread each."""
     builder = _builder()
-    graphs = scale.pick(32, 4)
+    graphs, times = scale.pick(32, 4), scale.pick(3, 1)
 
     async def measure(contestant: Contestant, path: Path) -> Measurement:
         async with contestant.open_async(path) as saver:
             graph = builder.compile(checkpointer=saver)
             await _run(graph, "warm-up")
             start = perf_counter()
-            await asyncio.gather(*(_run(graph, f"thread {number}") for number in range(graphs)))
-            return {"supersteps": graphs * SUPERSTEPS / (perf_counter() - start)}
+            for time in range(times):
+                threads = (f"thread {time} {number}" for number in range(graphs))
+                await asyncio.gather(*(_run(graph, thread) for thread in threads))
+            return {"supersteps": times * graphs * SUPERSTEPS / (perf_counter() - start)}
 
     yield lambda contestant, path: asyncio.run(measure(contestant, path))
 

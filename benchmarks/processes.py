@@ -25,7 +25,7 @@ OPENING = 8
 @contextmanager
 def saving(scale: Scale) -> Iterator[Measure]:
     """put + put_writes from four processes on one file, each in a thread of its own."""
-    steps = scale.pick(250, 20)
+    steps = scale.pick(1_000, 20)
     with Workers(SAVING) as workers:
 
         def measure(contestant: Contestant, path: Path) -> Measurement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +12,7 @@ from time import perf_counter
 from benchmarks.benchmark import Benchmark, Measure, Measurement, Metric, Scale, at_least, at_most
 from benchmarks.contestants import OFFICIAL_NORMAL, OURS_NORMAL, READERS, Contestant, Saver
 from benchmarks.stored import Stored
-from benchmarks.workload import chat, config_of
+from benchmarks.workload import chat, config_of, long_message
 
 MEGABYTE = 1_000_000
 
@@ -20,21 +20,24 @@ MEGABYTE = 1_000_000
 @contextmanager
 def small_states(scale: Scale) -> Iterator[Measure]:
     """get_tuple of the newest small state, another thread each time."""
-    with _threads(scale.pick(200, 20), 3, 1_500) as stored:
-        yield _reading(stored, scale.pick(200, 20), again=10)
+    threads = [f"thread {number}" for number in range(scale.pick(1_000, 20))]
+    with Stored([chat(thread, 3) for thread in threads]) as stored:
+        yield _reading(stored, threads, again=10)
 
 
 @contextmanager
 def large_states(scale: Scale) -> Iterator[Measure]:
     """get_tuple of the newest state of 1 MB, another thread each time."""
-    with _threads(scale.pick(12, 3), 1, MEGABYTE) as stored:
-        yield _reading(stored, scale.pick(12, 3), again=4)
+    threads = [f"thread {number}" for number in range(scale.pick(16, 3))]
+    chats = [chat(thread, 1, state_bytes=MEGABYTE, message=long_message) for thread in threads]
+    with Stored(chats) as stored:
+        yield _reading(stored, threads, again=10)
 
 
 @contextmanager
 def history(scale: Scale) -> Iterator[Measure]:
     """list(limit=100) of a thread of small states with three pending writes each."""
-    times = scale.pick(8, 1)
+    times = scale.pick(50, 1)
     with Stored([chat("thread 0", 200, writes=3)]) as stored:
 
         def measure(contestant: Contestant, path: Path) -> Measurement:
@@ -51,7 +54,7 @@ def history(scale: Scale) -> Iterator[Measure]:
 @contextmanager
 def async_history(scale: Scale) -> Iterator[Measure]:
     """alist(limit=100) of a thread of small states with three pending writes each."""
-    times = scale.pick(8, 1)
+    times = scale.pick(50, 1)
     with Stored([chat("thread 0", 200, writes=3)]) as stored:
 
         async def measure(contestant: Contestant, path: Path) -> Measurement:
@@ -65,16 +68,9 @@ def async_history(scale: Scale) -> Iterator[Measure]:
         yield lambda contestant, path: asyncio.run(measure(contestant, path))
 
 
-@contextmanager
-def _threads(threads: int, steps: int, state_bytes: int) -> Iterator[Stored]:
-    chats = [chat(f"thread {number}", steps, state_bytes=state_bytes) for number in range(threads)]
-    with Stored(chats) as stored:
-        yield stored
-
-
-def _reading(stored: Stored, threads: int, again: int) -> Measure:
-    """Read every thread once, then `again` times more; a cache can help only there."""
-    names = [f"thread {number}" for number in range(threads)]
+def _reading(stored: Stored, threads: Sequence[str], again: int) -> Measure:
+    """Read every thread once, then `again` times more; only there can a cache help."""
+    names = list(threads)
     random.Random("reading").shuffle(names)
 
     def measure(contestant: Contestant, path: Path) -> Measurement:

@@ -44,39 +44,43 @@ def number(value: float | None) -> str:
 
 def header(environment: dict[str, Any]) -> str:
     """Versions, settings and machine in a few lines."""
-    versions = ", ".join(
-        f"{name} {found or '-'}" for name, found in environment["versions"].items()
-    )
+    versions = (f"{name} {found or '-'}" for name, found in environment["versions"].items())
     machine, settings = environment["machine"], environment["settings"]
     synchronous = "; ".join(f"{who}: {how}" for who, how in settings["synchronous"].items())
-    return "\n".join(
-        (
-            f"{environment['date']}, {machine['cpus']} cores, load {machine['load']:.1f}, "
-            f"{machine['platform']}",
-            versions,
-            f"files in {machine['folder']}, where an fsync takes {machine['fsync_us']:.0f} µs",
-            f"synchronous: {synchronous}",
-            f"medians of {settings['rounds']} interleaved rounds"
-            f"{', small sizes (--quick): not to be quoted' if settings['quick'] else ''}",
-        )
-    )
+    quick = ", small sizes (--quick): not to be quoted" if settings["quick"] else ""
+    cores = f"{machine['cpus']} cores, load {machine['load']:.1f}"
+    lines = [
+        f"{environment['date']}, {cores}, {machine['platform']}",
+        ", ".join(versions),
+        f"files in {machine['folder']}, where an fsync takes {machine['fsync_us']:.0f} µs",
+        f"synchronous: {synchronous}",
+        f"medians of {settings['rounds']} interleaved rounds (errors: of all; longest and slowest: "
+        f"the worst of all){quick}",
+    ]
+    return "\n".join(lines)
 
 
 def table(results: Sequence[Result]) -> str:
     """One line for each metric, and one for each bar after its first."""
-    heads = ["benchmark", "measured", *CONTESTANTS, "compared", "value", "bar", ""]
+    names = [name.partition(" ") for name in CONTESTANTS]
+    heads = [
+        ["", "", *(name for name, _, _ in names), "", "", "", ""],
+        ["benchmark", "measured", *(level for _, _, level in names), "bar on", "is", "bar", ""],
+    ]
     rows = [row for result in results for row in _rows(result)]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    left = {0, 1, 2 + len(CONTESTANTS), len(heads) - 1}
+    widths = [max(map(len, column)) for column in zip(*heads, *rows, strict=True)]
+    rule = ["─" * width for width in widths]
+    return "\n".join(_line(cells, widths) for cells in (*heads, rule, *rows))
 
-    def line(cells: Sequence[str]) -> str:
-        aligned = (
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(aligned).rstrip()
 
-    return "\n".join((line(heads), line(["─" * width for width in widths]), *map(line, rows)))
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Numbers to the right, words to the left."""
+    words = {0, 1, 2 + len(CONTESTANTS), len(widths) - 1}
+    aligned = (
+        cell.ljust(width) if place in words else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join(aligned).rstrip()
 
 
 def losses(results: Sequence[Result]) -> str:
@@ -97,23 +101,27 @@ def _rows(result: Result) -> Iterator[list[str]]:
     if not result.metric.bars:
         yield [*start, "", "", "", ""]
     for bar in result.metric.bars:
-        compared = f"{bar.ours} / {bar.against}" if bar.against else bar.ours
         value = bar.value(result.values)
-        yield [*start, compared, number(value), str(bar), verdict(bar, result)]
+        yield [*start, bar.compared, number(value), str(bar), verdict(bar, result)]
         start = [""] * len(start)
 
 
 def _losses(result: Result) -> Iterator[str]:
+    """A line for each of ours that someone is better than, naming them all."""
     for ours, rivals in RIVALS.items():
-        for rival in rivals:
-            if ours in result.values and rival in result.values and _loses(result, ours, rival):
-                mine, other = result.values[ours], result.values[rival]
-                yield (
-                    f"  {result.benchmark.name}, {result.metric.label}: {ours} {number(mine)}, "
-                    f"{rival} {number(other)} ({number(ratio(mine, other))} ×)"
-                )
+        if better := [rival for rival in rivals if _loses(result, ours, rival)]:
+            mine = result.values[ours]
+            found = ", ".join(
+                f"{rival} {number(result.values[rival])} "
+                f"({number(ratio(mine, result.values[rival]))} ×)"
+                for rival in better
+            )
+            place = f"{result.benchmark.name}, {result.metric.label}"
+            yield f"  {place}: {ours} {number(mine)} to {found}"
 
 
 def _loses(result: Result, ours: str, rival: str) -> bool:
+    if not {ours, rival} <= result.values.keys():
+        return False
     difference = result.values[ours] - result.values[rival]
     return difference < 0 if result.metric.more_is_better else difference > 0

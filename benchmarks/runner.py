@@ -1,4 +1,4 @@
-"""Rounds: in each one every contestant is measured once, each time another one first."""
+"""Rounds: in each one every contestant is measured once, in an order that changes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,19 @@ def run(benchmark: Benchmark, scale: Scale, rounds: int, without: Sequence[str])
     taken: Measurements = {name: [] for name in names}
     with benchmark.prepare(scale) as measure, _inputs_out_of_reach_of_gc():
         for turn in range(benchmark.rounds or rounds):
-            first = turn % len(names) if names else 0
-            for name in (*names[first:], *names[:first]):
+            for name in _in_turn(names, turn):
                 taken[name].append(_measure_once(benchmark, measure, name))
     return _results(benchmark, taken)
+
+
+def _in_turn(names: Sequence[str], turn: int) -> Sequence[str]:
+    """Another one first each time, and back to front every other time.
+
+    What one leaves to the disk and the caches is then not always met by the same next one.
+    """
+    first = turn % max(1, len(names))
+    order = [*names[first:], *names[:first]]
+    return order[::-1] if turn % 2 else order
 
 
 def _measure_once(benchmark: Benchmark, measure: Measure, name: str) -> Measurement:
@@ -70,8 +79,8 @@ def _cores(one: bool) -> Iterator[None]:
 
 
 def _bind(cores: set[int]) -> None:
-    for thread in os.listdir("/proc/self/task"):
+    for thread in Path("/proc/self/task").iterdir():
         try:
-            os.sched_setaffinity(int(thread), cores)
+            os.sched_setaffinity(int(thread.name), cores)
         except ProcessLookupError:
             continue

@@ -13,26 +13,37 @@ from benchmarks.benchmark import Benchmark, Measure, Measurement, Metric, Scale,
 from benchmarks.contestants import OURS_NORMAL, READERS, Contestant, Saver
 from benchmarks.reads import MEGABYTE
 from benchmarks.stored import Stored
-from benchmarks.workload import chat, config_of
+from benchmarks.workload import chat, config_of, langchain_message, long_message
 
 TICK = 0.001
 
 
 @contextmanager
-def large_states(scale: Scale) -> Iterator[Measure]:
-    """The longest a task that sleeps for 1 ms waits while states of 1 MB are read."""
-    thread = chat("thread", scale.pick(20, 3), state_bytes=MEGABYTE)
-    with Stored([thread]) as stored:
+def dicts(scale: Scale) -> Iterator[Measure]:
+    """The longest wait of a task that sleeps for 1 ms, while 1 MB states of dicts are read."""
+    chosen = chat("thread", scale.pick(20, 3), state_bytes=MEGABYTE, message=long_message)
+    with Stored([chosen]) as stored:
+        yield _stalling(stored, len(chosen))
 
-        async def measure(contestant: Contestant, path: Path) -> Measurement:
-            async with stored.open_async(contestant, path) as saver:
-                await saver.aget_tuple(config_of("no such thread"))
-                return {
-                    "alist": await longest_wait(_list(saver)) * 1_000,
-                    "aget_tuple": await longest_wait(_get(saver, len(thread))) * 1_000,
-                }
 
-        yield lambda contestant, path: asyncio.run(measure(contestant, path))
+@contextmanager
+def messages(scale: Scale) -> Iterator[Measure]:
+    """The longest wait of a task that sleeps for 1 ms, while LangChain messages, 1 MB, are read."""
+    chosen = chat("thread", scale.pick(20, 3), state_bytes=MEGABYTE, message=langchain_message)
+    with Stored([chosen]) as stored:
+        yield _stalling(stored, len(chosen))
+
+
+def _stalling(stored: Stored, reads: int) -> Measure:
+    async def measure(contestant: Contestant, path: Path) -> Measurement:
+        async with stored.open_async(contestant, path) as saver:
+            await saver.aget_tuple(config_of("no such thread"))
+            return {
+                "alist": await longest_wait(_list(saver)) * 1_000,
+                "aget_tuple": await longest_wait(_get(saver, reads)) * 1_000,
+            }
+
+    return lambda contestant, path: asyncio.run(measure(contestant, path))
 
 
 async def longest_wait(work: Coroutine[Any, Any, None]) -> float:
@@ -66,15 +77,12 @@ async def _get(saver: Saver, times: int) -> None:
 
 
 _BAR = [at_most(25, OURS_NORMAL)]
+_METRICS = [
+    Metric("alist", "ms, longest, alist", _BAR, summary="worst"),
+    Metric("aget_tuple", "ms, longest, aget_tuple", _BAR, summary="worst"),
+]
 
 BENCHMARKS = (
-    Benchmark(
-        "loop-stall",
-        large_states,
-        READERS,
-        [
-            Metric("alist", "ms, longest, alist", _BAR, summary="worst"),
-            Metric("aget_tuple", "ms, longest, aget_tuple", _BAR, summary="worst"),
-        ],
-    ),
+    Benchmark("loop-stall", dicts, READERS, _METRICS),
+    Benchmark("loop-stall-messages", messages, READERS, _METRICS),
 )

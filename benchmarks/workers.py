@@ -29,11 +29,11 @@ class Outcome:
     ended: float = 0.0
     slowest: float = 0.0
 
-    def attempt(self, act: Callable[[], None]) -> None:
-        """Run `act`, note how long it took or how it failed."""
+    def attempt(self, act: Callable[..., None], *arguments: object) -> None:
+        """Call `act`, note how long it took and how it failed."""
         start = perf_counter()
         try:
-            act()
+            act(*arguments)
         except Exception as error:
             self.errors.append(f"{type(error).__name__}: {error}")
         self.slowest = max(self.slowest, perf_counter() - start)
@@ -70,7 +70,7 @@ class Create:
         outcome = Outcome([])
         contestant = CONTESTANTS[self.contestant]
         barrier.wait(PATIENCE)
-        outcome.attempt(lambda: contestant.create(self.path))
+        outcome.attempt(contestant.create, self.path)
         return outcome
 
 
@@ -82,11 +82,12 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        barrier = context.Barrier(count)
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._barrier = context.Barrier(count)
         pipes = [context.Pipe() for _ in range(count)]
         self._ends = [here for here, _ in pipes]
         self._processes = [
-            context.Process(target=_serve, args=(worker, barrier, there), daemon=True)
+            context.Process(target=_serve, args=(worker, self._barrier, there), daemon=True)
             for worker, (_, there) in enumerate(pipes)
         ]
         for process in self._processes:
@@ -108,6 +109,7 @@ class Workers:
         for process in self._processes:
             process.join(PATIENCE)
             process.close()
+        self._tell()
 
     def run(self, job: Job) -> Sequence[Outcome]:
         """Have all do the job at once."""
@@ -116,8 +118,14 @@ class Workers:
         outcomes = [end.recv() for end in self._ends]
         if broken := [outcome for outcome in outcomes if isinstance(outcome, BaseException)]:
             raise broken[0]
-        _tell(job, outcomes)
+        for outcome in outcomes:
+            self._errors.update((job.contestant, error) for error in outcome.errors)
         return outcomes
+
+    def _tell(self) -> None:
+        """Print the errors, which the table only counts."""
+        for (contestant, error), times in self._errors.items():
+            print(f"    {contestant}: {times} × {error}", file=sys.stderr)
 
 
 def _serve(worker: int, barrier: Barrier, pipe: Connection) -> None:
@@ -137,8 +145,8 @@ def _serve(worker: int, barrier: Barrier, pipe: Connection) -> None:
 
 def _save(writer: Writer, pairs: Sequence[Pair], outcome: Outcome) -> None:
     for pair in pairs:
-        outcome.attempt(lambda: writer.put(pair))
-        outcome.attempt(lambda: writer.put_writes(pair))
+        outcome.attempt(writer.put, pair)
+        outcome.attempt(writer.put_writes, pair)
 
 
 @lru_cache
@@ -146,10 +154,3 @@ def _pairs(worker: int, steps: int, name: str = "worker") -> Sequence[Pair]:
     pairs = chat(f"{name} {worker}", steps)
     encode(pairs)
     return pairs
-
-
-def _tell(job: Job, outcomes: Sequence[Outcome]) -> None:
-    """The errors, on standard error, because the table only counts them."""
-    errors = Counter(error for outcome in outcomes for error in outcome.errors)
-    for error, times in errors.items():
-        print(f"    {job.contestant}: {times} × {error}", file=sys.stderr)

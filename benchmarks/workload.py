@@ -6,24 +6,26 @@ Everything is generated before the clock starts, from a seed, and given to every
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-WORDS = (
+VOCABULARY = (
     "agent answer approval before branch budget call channel city compare contract customer data "
     "delivery draft during estimate evening failure forward graph however invoice keep language "
     "later ledger library market memory message minute monday never number offer open order paper "
     "parcel person plan price question reason refund report result review search seven shipping "
     "state street summary table task tool under user version warehouse weather window write year"
-).split()
+)
+WORDS = VOCABULARY.split()
 SERDE = JsonPlusSerializer()
 VERSIONS = InMemorySaver()
 
@@ -84,9 +86,8 @@ def encode(pairs: Iterable[Pair]) -> None:
 class Thread:
     """The steps of one thread, each the child of the one before."""
 
-    def __init__(self, thread_id: str, rng: random.Random) -> None:
+    def __init__(self, thread_id: str) -> None:
         self._thread_id = thread_id
-        self._rng = rng
         self._step = -1
         self._parent: str | None = None
         self._values: dict[str, Any] = {}
@@ -115,7 +116,7 @@ class Thread:
             self._seen = {**self._seen, "agent": {"branch:to:agent": version}}
 
     def _bump(self, changed: Iterable[str]) -> dict[str, str | int | float]:
-        newest = max(self._versions.values(), default=None)  # type: ignore[type-var]
+        newest = max(self._versions.values(), default=None)
         version = VERSIONS.get_next_version(newest, None)  # type: ignore[arg-type]
         new_versions: dict[str, str | int | float] = dict.fromkeys(changed, version)
         self._versions = {**self._versions, **new_versions}
@@ -133,23 +134,34 @@ class Thread:
         }
 
 
-def chat(thread_id: str, steps: int, *, state_bytes: int = 1_500, writes: int = 0) -> list[Pair]:
-    """A chat agent that keeps its newest messages, `state_bytes` of them, and four more channels.
+Message = dict[str, Any] | AnyMessage
+
+
+def chat(
+    thread_id: str,
+    steps: int,
+    *,
+    writes: int = 0,
+    state_bytes: int = 1_500,
+    message: Callable[[random.Random], Message] | None = None,
+) -> list[Pair]:
+    """A chat agent that keeps its newest messages, about `state_bytes`, and four more channels.
 
     Each step brings one message and counts; a step has `writes` pending writes, or two and three
     in turn.
     """
     rng = random.Random(f"chat {thread_id}")
-    thread = Thread(thread_id, rng)
-    size = 180 if state_bytes < 100_000 else 1_000
-    messages = [message(rng, size) for _ in range(max(1, state_bytes // (size + 70)))]
+    thread = Thread(thread_id)
+    new_message = message or plain_message
+    size = len(SERDE.dumps_typed(new_message(rng))[1])
+    messages = [new_message(rng) for _ in range(state_bytes // size)]
     values: dict[str, Any] = {
         "documents": [text(rng, 60) for _ in range(4)],
         "user": "customer 4711, language en",
     }
     pairs = []
     for turn in range(steps):
-        new = message(rng, size)
+        new = new_message(rng)
         messages = [*messages[1:], new]
         values |= {"messages": messages, "turns": turn, "tokens": 150 * turn}
         values["branch:to:agent"] = None
@@ -159,8 +171,8 @@ def chat(thread_id: str, steps: int, *, state_bytes: int = 1_500, writes: int = 
     return pairs
 
 
-def message(rng: random.Random, size: int) -> dict[str, Any]:
-    """A message of a chat, with `size` characters of content."""
+def plain_message(rng: random.Random, size: int = 180) -> Message:
+    """A message as a dict, with `size` characters of content."""
     return {
         "type": rng.choice(("human", "ai", "tool")),
         "id": f"{rng.getrandbits(64):016x}",
@@ -169,10 +181,20 @@ def message(rng: random.Random, size: int) -> dict[str, Any]:
     }
 
 
+def long_message(rng: random.Random) -> Message:
+    """A message as a dict, with 1 KB of content, as tools return."""
+    return plain_message(rng, 1_000)
+
+
+def langchain_message(rng: random.Random) -> Message:
+    """A message as LangChain's agents keep them: an object, which takes long to decode."""
+    return AIMessage(content=text(rng, 1_000), id=f"{rng.getrandbits(64):016x}")
+
+
 def wide(thread_id: str, steps: int, *, writes: bool) -> list[Pair]:
     """Eight channels of 2 KB, lists of strings and numbers, of which one changes at each step."""
     rng = random.Random(f"wide {thread_id}")
-    thread = Thread(thread_id, rng)
+    thread = Thread(thread_id)
     changed = {f"notes_{channel}": _notes(rng) for channel in range(8)}
     pairs = []
     for step in range(steps):

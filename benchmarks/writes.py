@@ -28,7 +28,7 @@ THREADS = 8
 @contextmanager
 def one_thread(scale: Scale) -> Iterator[Measure]:
     """put + put_writes of a small state, one call after the other."""
-    pairs = chat("one", scale.pick(1_000, 50))
+    pairs = chat("one", scale.pick(2_000, 50))
     warm_up = chat("warm-up", 5)
     encode([*pairs, *warm_up])
 
@@ -45,9 +45,10 @@ def one_thread(scale: Scale) -> Iterator[Measure]:
 @contextmanager
 def eight_threads(scale: Scale) -> Iterator[Measure]:
     """put + put_writes of small states from eight threads that share one saver."""
-    chats = [chat(f"thread {number}", scale.pick(150, 10)) for number in range(THREADS)]
+    chats = [chat(f"thread {number}", scale.pick(250, 10)) for number in range(THREADS)]
     warm_up = chat("warm-up", 5)
-    encode([*sum(chats, []), *warm_up])
+    for pairs in (*chats, warm_up):
+        encode(pairs)
 
     def measure(contestant: Contestant, path: Path) -> Measurement:
         with contestant.writer(path) as writer:

@@ -170,11 +170,13 @@ def child_work(folder: Path) -> None:
 
 
 def child_resume(folder: Path) -> None:
-    """Answer the interrupt that another process left in the file; print the nodes that ran."""
+    """Answer the interrupt that another process left in the file; print it and what ran then."""
     with SqliteSaver(folder / "agent.db") as saver:
         agent = build_agent(saver, folder)
+        asked = [pending.value for pending in agent.get_state(REPORT).interrupts]
         answer = Command(resume={"approved": True, "by": "Ada"})
-        print(json.dumps([node for step in agent.stream(answer, REPORT) for node in step]))
+        ran = [node for step in agent.stream(answer, REPORT) for node in step]
+        print(json.dumps({"asked": asked, "ran": ran}))
 
 
 def child_command(step: str, folder: Path) -> list[str]:
@@ -201,8 +203,8 @@ def show(label: str, text: object) -> None:
     print(f"  {label:<12} {text}")
 
 
-def act_1_killed(folder: Path) -> str:
-    """Let a child work up to the interrupt and kill it; return the text it wanted to write."""
+def act_1_killed(folder: Path) -> dict[str, str]:
+    """Let a child work up to the interrupt and kill it; return what it asked for."""
     show("question", QUESTION)
     command = child_command("work", folder)
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, encoding="utf-8") as child:
@@ -218,17 +220,19 @@ def act_1_killed(folder: Path) -> str:
     show("files", ", ".join(f"{f.name} {f.stat().st_size:,} B" for f in sorted(folder.iterdir())))
     check(child.returncode == -signal.SIGKILL, f"process {child.pid} was killed with SIGKILL")
     check(not (folder / request["name"]).exists(), "no report has been written")
-    return request["text"]
+    return request
 
 
-def act_2_resumed(folder: Path, text: str) -> None:
+def act_2_resumed(folder: Path, request: dict[str, str]) -> None:
     """Let a new process approve the report, and compare it with what was asked in act 1."""
     command = child_command("resume", folder)
     child = subprocess.run(command, stdout=PIPE, encoding="utf-8", timeout=60)
-    check(child.returncode == 0, "a new process found the thread and approved the report")
-    check(json.loads(child.stdout) == ["tools", "model"], "only the unfinished steps were run")
+    check(child.returncode == 0, "a new process took the thread from the file")
+    outcome = json.loads(child.stdout)
+    check(outcome["asked"] == [request], "it found the same question waiting, and approved")
+    check(outcome["ran"] == ["tools", "model"], "only the unfinished steps were run")
     report = (folder / "errors.txt").read_text(encoding="utf-8")
-    check(report == f"{text}\nApproved by Ada.\n", "errors.txt has the approved content")
+    check(report == f"{request['text']}\nApproved by Ada.\n", "errors.txt has the approved content")
     for line in [line for line in report.splitlines() if ": class " in line][:3]:
         show("errors.txt", line)
 
@@ -311,7 +315,8 @@ def act_5_file(folder: Path) -> None:
         threads, stats = saver.threads(), saver.stats()
         saver.backup(folder / "backup.db")
     for t in sorted(threads, key=lambda t: -t.bytes)[:3]:
-        show(t.thread_id, f"{t.checkpoints} checkpoints, {t.bytes:,} B, last {t.last_ts:%H:%M:%S}")
+        last = f"{t.last_ts.astimezone():%H:%M:%S}" if t.last_ts else "unknown"
+        show(t.thread_id, f"{t.checkpoints} checkpoints, {t.bytes:,} B, last at {last}")
     show("...", f"and {len(threads) - 3} more threads")
     show("in all", f"{stats.checkpoints} checkpoints, {stats.blobs} blobs, {stats.writes} writes")
     show("file size", f"{stats.file_bytes:,} B")
@@ -333,9 +338,9 @@ def run_acts(folder: Path) -> None:
         raise DemoError(f"{folder} already holds an agent.db; please choose another directory")
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, in {folder}")
     print("\n1. An agent is killed while it waits for approval")
-    text = act_1_killed(folder)
+    request = act_1_killed(folder)
     print("\n2. Another process resumes it")
-    act_2_resumed(folder, text)
+    act_2_resumed(folder, request)
     print("\n3. A fork from the past")
     act_3_forked(folder)
     print(f"\n4. {len(MODULES)} threads at once")

@@ -1,1 +1,42 @@
-"""x"""
+"""LangGraph checkpoints in one SQLite file: drop-in, complete, concurrent, crash-safe."""
+
+from .aio import AsyncSqliteSaver
+from .checkpoints import InvalidConfigError, SerializationError, Stats, ThreadInfo
+from .database import (
+    CannotOpenError,
+    ConnectionUnusableError,
+    DatabaseClosedError,
+    DatabaseFullError,
+    DatabaseLockedError,
+    EventLoopError,
+    InvalidInputError,
+    InvalidTypeError,
+    MigrationError,
+    NotADatabaseError,
+    ReadOnlyError,
+    StorageError,
+    UnknownSchemaError,
+)
+from .saver import SqliteSaver
+
+__all__ = [
+    "AsyncSqliteSaver",
+    "CannotOpenError",
+    "ConnectionUnusableError",
+    "DatabaseClosedError",
+    "DatabaseFullError",
+    "DatabaseLockedError",
+    "EventLoopError",
+    "InvalidConfigError",
+    "InvalidInputError",
+    "InvalidTypeError",
+    "MigrationError",
+    "NotADatabaseError",
+    "ReadOnlyError",
+    "SerializationError",
+    "SqliteSaver",
+    "Stats",
+    "StorageError",
+    "ThreadInfo",
+    "UnknownSchemaError",
+]

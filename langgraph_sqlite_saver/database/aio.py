@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from typing_extensions import ParamSpec, Self
@@ -85,6 +86,16 @@ class AsyncDatabase:
     def database(self) -> Database:
         """The blocking face of the same database."""
         return self._database
+
+    @property
+    def path(self) -> Path | None:
+        """As `Database.path`."""
+        return self._database.path
+
+    @property
+    def borrowed(self) -> sqlite3.Connection | None:
+        """As `Database.borrowed`."""
+        return self._database.borrowed
 
     async def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.read`."""

@@ -8,17 +8,18 @@ the one private call of the library is in `_on_its_thread`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import aiosqlite
 from typing_extensions import ParamSpec
 
-from .borrowed import OwnCursors, check_borrowed
+from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
 from .core import Op
-from .errors import ConnectionUnusableError, DatabaseClosedError
+from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError
 from .jobs import MAINTAIN, READ, WRITE, Job, Kind
 from .migrations import Schema
+from .pragmas import PragmaValue
 from .transactions import Transactions
 
 T = TypeVar("T")
@@ -39,13 +40,26 @@ class AiosqliteDatabase:
         connection: aiosqlite.Connection,
         *,
         schemas: Sequence[Schema] = (),
+        pragmas: Mapping[str, PragmaValue] | None = None,
         lock_timeout: float = 30.0,
     ) -> None:
+        if pragmas:
+            raise InvalidInputError(PRAGMAS_ARE_THE_OWNERS)
         self.connection = connection
         self._schemas = tuple(schemas)
         self._lock_timeout = lock_timeout
         self._transactions: Transactions | None = None
         self._closed = False
+
+    @property
+    def path(self) -> None:
+        """None: the file is the owner's."""
+        return None
+
+    @property
+    def borrowed(self) -> aiosqlite.Connection:
+        """The connection that was lent."""
+        return self.connection
 
     async def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.read`."""

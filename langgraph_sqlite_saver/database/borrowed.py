@@ -11,6 +11,8 @@ from .errors import ConnectionUnusableError
 from .files import check_sqlite_version, migrate
 from .migrations import Schema
 
+PRAGMAS_ARE_THE_OWNERS = "pragmas are for files that we open: set them on your connection yourself"
+
 _LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)
 
 

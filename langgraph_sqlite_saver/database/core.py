@@ -12,7 +12,7 @@ from typing import Any, Concatenate, TypeVar, Union, cast
 from typing_extensions import ParamSpec, Self
 
 from . import fork
-from .borrowed import OwnCursors, check_borrowed
+from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
 from .errors import ConnectionUnusableError, InvalidInputError, ReadOnlyError, translated
 from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
 from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind
@@ -84,9 +84,7 @@ class Database:
         """One lane for everything, or for a file: a lane for writing and readers beside it."""
         if isinstance(target, sqlite3.Connection):
             if self._pragmas:
-                raise InvalidInputError(
-                    "pragmas are for files that we open: set them on your connection yourself"
-                )
+                raise InvalidInputError(PRAGMAS_ARE_THE_OWNERS)
             check_borrowed(target)
             self._borrowed = target
             self.name = "the borrowed connection"

@@ -1,0 +1,374 @@
+"""`AsyncSqliteSaver`: the face for event loops; the same operations, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from typing_extensions import Self
+
+from .checkpoints import (
+    SCHEMA,
+    copying,
+    delta,
+    listing,
+    overview,
+    reading,
+    retention,
+    versions,
+    writing,
+)
+from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.overview import Stats, ThreadInfo
+from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, upkeep
+from .database.files import StrPath
+from .database.upkeep import Progress, Vacuum
+
+T = TypeVar("T")
+
+
+class AsyncSqliteSaver(BaseCheckpointSaver[str]):
+    """Keeps the state of LangGraph graphs in one SQLite file, for event loops.
+
+    As `SqliteSaver`, and drop-in for `langgraph.checkpoint.sqlite.aio.AsyncSqliteSaver`. It opens
+    at the first call, serves any number of event loops, and does not keep the process alive. The
+    blocking methods work in threads that run no event loop. A cancelled call leaves the file and
+    the saver usable; what it was saving may be saved all the same.
+
+        async with AsyncSqliteSaver("agent.db") as saver:
+            graph = builder.compile(checkpointer=saver)
+
+    Args:
+        conn: As for `SqliteSaver`; or an `aiosqlite.Connection`, which stays yours and has one
+            operation run at a time.
+        serde, pragmas, readers, lock_timeout: As for `SqliteSaver`.
+
+    Raises:
+        StorageError: A subclass that says what to do, from every method.
+    """
+
+    def __init__(
+        self,
+        conn: StrPath | aiosqlite.Connection | sqlite3.Connection,
+        *,
+        serde: SerializerProtocol | None = None,
+        pragmas: Mapping[str, PragmaValue] | None = None,
+        readers: int = 4,
+        lock_timeout: float = 30.0,
+    ) -> None:
+        super().__init__(serde=serde)
+        self.database: AsyncDatabase | AiosqliteDatabase
+        if isinstance(conn, aiosqlite.Connection):
+            self.database = AiosqliteDatabase(
+                conn, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout
+            )
+        else:
+            self.database = AsyncDatabase(
+                conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+            )
+
+    @classmethod
+    @asynccontextmanager
+    async def from_conn_string(
+        cls,
+        conn_string: str,
+        *,
+        serde: SerializerProtocol | None = None,
+        pragmas: Mapping[str, PragmaValue] | None = None,
+    ) -> AsyncIterator[Self]:
+        """A saver for the time of an `async with` block, from a path or `":memory:"`."""
+        async with cls(conn_string, serde=serde, pragmas=pragmas) as saver:
+            yield saver
+
+    @property
+    def conn(self) -> aiosqlite.Connection | sqlite3.Connection:
+        """The connection the saver was made with; AttributeError if it was made with a path."""
+        if self.database.borrowed is None:
+            raise AttributeError(
+                "a saver made with a path has several connections: use saver.database.read(…) "
+                "and .write(…), or pass a connection of your own"
+            )
+        return self.database.borrowed
+
+    async def setup(self) -> None:
+        """Open the file and make or migrate its tables now; the first call does it else."""
+        await self.database.open()
+
+    async def aclose(self) -> None:
+        """Complete what is under way and close the file; later calls raise. Yours stays open."""
+        await self.database.close()
+
+    async def __aenter__(self) -> Self:
+        await self.setup()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    # Saving and reading.
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Async `SqliteSaver.get_tuple`."""
+        return await self.database.read(reading.get_tuple, self._decoder(), address_of(config))
+
+    def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Async `SqliteSaver.list`; each page is read and decoded in a thread."""
+        return self._aiterate(listing.Pages(listing.prepare_list(config, filter, before, limit)))
+
+    async def _aiterate(self, pages: listing.Pages) -> AsyncIterator[CheckpointTuple]:
+        while not pages.done:
+            for each in pages.take(await self._fetch(pages)):
+                yield each
+
+    async def _fetch(self, pages: listing.Pages) -> listing.Page:
+        return await self.database.read(
+            listing.fetch_page, self._decoder(), pages.query, pages.cursor, pages.size
+        )
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Async `SqliteSaver.put`."""
+        request, saved = writing.prepare_put(self.serde, config, checkpoint, metadata, new_versions)
+        await self.database.write(writing.put, request)
+        return saved
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Async `SqliteSaver.put_writes`."""
+        statement, rows = writing.prepare_writes(self.serde, config, writes, task_id, task_path)
+        await self.database.write(writing.put_writes, statement, rows)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Async `SqliteSaver.get_delta_channel_history`."""
+        if not channels:
+            return {}
+        place = address_of(config)
+        return await self.database.read(delta.get_history, self.serde, place, list(channels))
+
+    # Deleting and copying.
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Async `SqliteSaver.delete_thread`."""
+        await self.database.write(retention.delete_thread, thread_key(thread_id))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Async `SqliteSaver.delete_for_runs`."""
+        ids = thread_keys(run_ids, "run_ids")
+        for thread_id in await self.database.read(retention.checkpoints_of_runs, ids):
+            await self.database.write(retention.delete_runs_in_thread, thread_id, ids)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Async `SqliteSaver.copy_thread`."""
+        source, target = thread_key(source_thread_id), thread_key(target_thread_id)
+        await self.database.write(copying.copy_thread, source, target)
+
+    async def aprune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int | None = None,
+    ) -> None:
+        """Async `SqliteSaver.prune`."""
+        ids = thread_keys(thread_ids)
+        keep = retention.checked_keep(strategy, keep_last)
+        for thread_id in ids:
+            if keep:
+                await self.database.write(retention.prune, thread_id, keep)
+            else:
+                await self.database.write(retention.delete_thread, thread_id)
+
+    async def aexpire(self, older_than: timedelta | datetime) -> Sequence[str]:
+        """Async `SqliteSaver.expire`."""
+        moment = overview.cutoff(older_than)
+        candidates = await self.database.read(overview.threads_older_than, moment)
+        return [
+            thread_id
+            for thread_id in candidates
+            if await self.database.write(retention.expire_thread, thread_id, moment)
+        ]
+
+    # Looking after the file.
+
+    async def athreads(self) -> Sequence[ThreadInfo]:
+        """Async `SqliteSaver.threads`."""
+        return await self.database.read(overview.threads)
+
+    async def astats(self) -> Stats:
+        """Async `SqliteSaver.stats`."""
+        counted = await self.database.read(overview.count)
+        figures = await self.database.maintain(upkeep.file_figures, self.database.path)
+        return Stats.of(self.database.path, figures, counted)
+
+    async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
+        """Async `SqliteSaver.optimize`."""
+        await self.database.maintain(upkeep.optimize, vacuum)
+
+    async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
+        """Async `SqliteSaver.backup`; `progress` is called in a thread."""
+        upkeep.check_target(self.database.path, path)
+        await self.database.read(upkeep.backup, path, progress)
+        return Path(path)
+
+    # What LangGraph asks beside.
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """As `SqliteSaver.get_next_version`."""
+        return versions.next_version(current)
+
+    def _decoder(self) -> reading.Decoder:
+        return reading.Decoder(self.serde, self.get_next_version)
+
+    # The blocking twins, for threads without an event loop: the methods above, run on a loop of
+    # their own (the database keeps none).
+
+    def _wait_for(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        try:
+            _refuse_in_event_loop()
+        except EventLoopError:
+            awaitable.close()
+            raise
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(awaitable)
+        finally:
+            loop.close()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Blocking `aget_tuple`."""
+        return self._wait_for(self.aget_tuple(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Blocking `alist`."""
+        _refuse_in_event_loop()
+        return self._iterate(listing.Pages(listing.prepare_list(config, filter, before, limit)))
+
+    def _iterate(self, pages: listing.Pages) -> Iterator[CheckpointTuple]:
+        while not pages.done:
+            yield from pages.take(self._wait_for(self._fetch(pages)))
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Blocking `aput`."""
+        return self._wait_for(self.aput(config, checkpoint, metadata, new_versions))
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Blocking `aput_writes`."""
+        self._wait_for(self.aput_writes(config, writes, task_id, task_path))
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Blocking `aget_delta_channel_history`."""
+        return self._wait_for(self.aget_delta_channel_history(config=config, channels=channels))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Blocking `adelete_thread`."""
+        self._wait_for(self.adelete_thread(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Blocking `adelete_for_runs`."""
+        self._wait_for(self.adelete_for_runs(run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Blocking `acopy_thread`."""
+        self._wait_for(self.acopy_thread(source_thread_id, target_thread_id))
+
+    def prune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int | None = None,
+    ) -> None:
+        """Blocking `aprune`."""
+        self._wait_for(self.aprune(thread_ids, strategy=strategy, keep_last=keep_last))
+
+    def expire(self, older_than: timedelta | datetime) -> Sequence[str]:
+        """Blocking `aexpire`."""
+        return self._wait_for(self.aexpire(older_than))
+
+    def threads(self) -> Sequence[ThreadInfo]:
+        """Blocking `athreads`."""
+        return self._wait_for(self.athreads())
+
+    def stats(self) -> Stats:
+        """Blocking `astats`."""
+        return self._wait_for(self.astats())
+
+    def optimize(self, *, vacuum: Vacuum | None = None) -> None:
+        """Blocking `aoptimize`."""
+        self._wait_for(self.aoptimize(vacuum=vacuum))
+
+    def backup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
+        """Blocking `abackup`."""
+        return self._wait_for(self.abackup(path, progress=progress))
+
+    def close(self) -> None:
+        """Blocking `aclose`."""
+        self._wait_for(self.aclose())
+
+
+def _refuse_in_event_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise EventLoopError(
+        "a blocking call on AsyncSqliteSaver in a thread that runs an event loop would stop the "
+        "loop: await the method whose name starts with 'a', as `await saver.aget_tuple(…)` or "
+        "`await graph.ainvoke(…)`, or use SqliteSaver"
+    )

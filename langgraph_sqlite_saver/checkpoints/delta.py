@@ -1,0 +1,134 @@
+"""The history of DeltaChannels: writes since the nearest stored value, along the parent chain.
+
+One walk for all channels, nearest ancestor first; it stops when each has found its seed. The
+contract is `BaseCheckpointSaver.get_delta_channel_history`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from sqlite3 import Connection
+from typing import Any, NamedTuple
+
+import orjson
+from langgraph.checkpoint.base import DeltaChannelHistory
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from . import jsontext, sql
+from .config import Address
+from .reading import load_writes
+from .values import Blob, load_notes
+
+
+class Ancestor(NamedTuple):
+    """A checkpoint on the way from another one to the root."""
+
+    checkpoint_id: str
+    checkpoint: dict[str, Any]
+    notes: dict[str, str]
+
+
+class _Missing:
+    """Stands for: nothing is stored here."""
+
+
+_MISSING = _Missing()
+
+
+def ancestors(
+    conn: Connection, thread_id: str, checkpoint_ns: str, checkpoint_id: str
+) -> Iterator[Ancestor]:
+    """A checkpoint's ancestors, its parent first; ends at the root or where one is missing."""
+    seen: set[str] = set()  # saving an id again under its own descendant makes a loop
+    walk = conn.execute(sql.WALK_ANCESTORS, (thread_id, checkpoint_ns, checkpoint_id))
+    for ancestor_id, text, notes in walk:
+        if ancestor_id in seen:
+            return
+        if seen:
+            yield Ancestor(ancestor_id, jsontext.load_checkpoint(text), load_notes(notes))
+        seen.add(ancestor_id)
+
+
+class Stored:
+    """Looks up stored values of one namespace; a version is asked for once."""
+
+    def __init__(self, conn: Connection, thread_id: str, checkpoint_ns: str) -> None:
+        self._conn = conn
+        self._place = (thread_id, checkpoint_ns)
+        self._absent: set[tuple[str, str]] = set()
+
+    def find(self, channel: str, at: Ancestor) -> Blob | Any:
+        """The channel's value at a checkpoint: a Blob, an inline value, or _MISSING."""
+        inline = at.checkpoint.get("channel_values") or {}
+        key = at.notes.get(channel)
+        if key is None:
+            if channel in inline:
+                return inline[channel]
+            version = at.checkpoint["channel_versions"].get(channel)
+            if version is None:
+                return _MISSING
+            key = str(version)
+        if (channel, key) in self._absent:
+            return _MISSING
+        row = self._conn.execute(sql.SELECT_BLOB, (*self._place, channel, key)).fetchone()
+        if row is None or row[0] == "empty":
+            self._absent.add((channel, key))
+            return _MISSING
+        return Blob(*row)
+
+    def holds(self, channel: str, at: Ancestor) -> bool:
+        """Whether the channel has a value stored at a checkpoint."""
+        return self.find(channel, at) is not _MISSING
+
+
+def get_history(
+    conn: Connection, serde: SerializerProtocol, place: Address, channels: Sequence[str]
+) -> Mapping[str, DeltaChannelHistory]:
+    """Each channel's writes, oldest first, and the value they start from, if one is stored."""
+    history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
+    checkpoint_id = place.checkpoint_id or _head_id(conn, place)
+    if checkpoint_id is None:
+        return history
+    stored = Stored(conn, *place[:2])
+    chain_length: dict[str, int] = {}
+    chain: list[str] = []
+    open_channels = set(channels)
+    for ancestor in ancestors(conn, *place[:2], checkpoint_id):
+        chain.append(ancestor.checkpoint_id)
+        for channel in list(open_channels):
+            value = stored.find(channel, ancestor)
+            if value is _MISSING:
+                continue
+            is_blob = isinstance(value, Blob)
+            history[channel]["seed"] = serde.loads_typed(value) if is_blob else value
+            chain_length[channel] = len(chain)
+            open_channels.discard(channel)
+        if not open_channels:
+            break
+    _add_writes(conn, serde, place, history, chain, chain_length)
+    return history
+
+
+def _head_id(conn: Connection, place: Address) -> str | None:
+    row = conn.execute(sql.SELECT_HEAD, place[:2]).fetchone()
+    return row[2] if row else None
+
+
+def _add_writes(
+    conn: Connection,
+    serde: SerializerProtocol,
+    place: Address,
+    history: dict[str, DeltaChannelHistory],
+    chain: list[str],
+    chain_length: Mapping[str, int],
+) -> None:
+    """Replay starts with the writes of the seed's own checkpoint: they made its child."""
+    by_place: dict[tuple[str, str], list[Any]] = {}
+    parameters = (*place[:2], orjson.dumps(chain).decode(), orjson.dumps(list(history)).decode())
+    for checkpoint_id, *write in conn.execute(sql.SELECT_WRITES_OF_CHAIN, parameters):
+        by_place.setdefault((checkpoint_id, write[1]), []).append(write)
+    for channel, entry in history.items():
+        relevant = chain[: chain_length.get(channel, len(chain))]
+        for checkpoint_id in reversed(relevant):
+            rows = by_place.get((checkpoint_id, channel), ())
+            entry["writes"].extend(load_writes(serde, rows))

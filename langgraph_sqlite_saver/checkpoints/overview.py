@@ -1,0 +1,141 @@
+"""What a file holds: its threads, and its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Any
+
+from ..database import InvalidTypeError
+from ..database.upkeep import FileFigures
+from . import sql
+
+
+@dataclass(frozen=True)
+class ThreadInfo:
+    """One thread.
+
+    Attributes:
+        thread_id: Its id.
+        namespaces: The root graph's ("") and those of its subgraphs.
+        checkpoints: How many checkpoints it has, in all namespaces.
+        last_ts: The time of its newest checkpoint; None where that carries none.
+        bytes: The stored bytes of its checkpoints, metadata, values and writes, without SQLite's
+            overhead of rows, indexes and free pages.
+    """
+
+    thread_id: str
+    namespaces: list[str]
+    checkpoints: int
+    last_ts: datetime | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A checkpoint file in figures; bytes are stored bytes, `file_bytes` what the disk holds.
+
+    Attributes:
+        path: The file; None in memory.
+        file_bytes, wal_bytes: Size of the file and of the log beside it.
+        free_bytes: Pages of the file that hold nothing; `optimize` gives them back.
+        threads, checkpoints, blobs, writes: How many there are.
+        checkpoint_bytes, blob_bytes, write_bytes: What they hold.
+        schema_version: The newest migration applied.
+        journal_mode, synchronous: As the writer has them.
+        sqlite_version: The library in use.
+    """
+
+    path: str | None
+    file_bytes: int
+    wal_bytes: int
+    free_bytes: int
+    threads: int
+    checkpoints: int
+    blobs: int
+    writes: int
+    checkpoint_bytes: int
+    blob_bytes: int
+    write_bytes: int
+    schema_version: int
+    journal_mode: str
+    synchronous: str
+    sqlite_version: str
+
+    @classmethod
+    def of(cls, path: Path | None, figures: FileFigures, counted: Mapping[str, Any]) -> Stats:
+        """From what the file system, the PRAGMAs and the tables say."""
+        return cls(path=str(path) if path else None, **asdict(figures), **counted)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a plain dict."""
+        return asdict(self)
+
+
+def threads(conn: Connection) -> list[ThreadInfo]:
+    """Every thread of the file, by id. Reads the whole file once."""
+    size_of = dict(conn.execute(sql.SUM_BYTES_BY_THREAD).fetchall())
+    found: dict[str, list[tuple[str, int, str]]] = {}
+    for thread_id, ns, count, head in conn.execute(sql.SELECT_HEADS).fetchall():
+        found.setdefault(thread_id, []).append((ns, count, head))
+    return [
+        ThreadInfo(
+            thread_id=thread_id,
+            namespaces=[ns for ns, _, _ in heads],
+            checkpoints=sum(count for _, count, _ in heads),
+            last_ts=_last_ts(conn, thread_id, [(ns, head) for ns, _, head in heads]),
+            bytes=size_of.get(thread_id) or 0,
+        )
+        for thread_id, heads in found.items()
+    ]
+
+
+def count(conn: Connection) -> dict[str, int]:
+    """The figures of Stats that come from the tables. Reads the whole file once."""
+    names = ("threads", "checkpoints", "blobs", "writes")
+    sizes = ("checkpoint_bytes", "blob_bytes", "write_bytes")
+    figures = conn.execute(sql.COUNTS).fetchone()
+    (version,) = conn.execute("SELECT max(v) FROM checkpoint_migrations").fetchone()
+    return {**dict(zip(names + sizes, figures, strict=True)), "schema_version": version}
+
+
+def cutoff(older_than: timedelta | datetime) -> datetime:
+    """The moment before which a thread counts as old; a naive datetime is local time."""
+    if isinstance(older_than, timedelta):
+        return datetime.now(timezone.utc) - older_than
+    if isinstance(older_than, datetime):
+        return older_than.astimezone(timezone.utc)
+    raise InvalidTypeError(f"older_than must be a timedelta or a datetime, not {older_than!r}")
+
+
+def threads_older_than(conn: Connection, moment: datetime) -> list[str]:
+    """The threads whose newest checkpoint was made before `moment`."""
+    ids = {thread_id for thread_id, *_ in conn.execute(sql.SELECT_HEADS).fetchall()}
+    return sorted(each for each in ids if is_older_than(conn, each, moment))
+
+
+def is_older_than(conn: Connection, thread_id: str, moment: datetime) -> bool:
+    """Whether a thread's newest checkpoint was made before `moment`; unknown counts as no."""
+    heads = conn.execute(sql.SELECT_HEADS_OF_THREAD, (thread_id,)).fetchall()
+    last = _last_ts(conn, thread_id, heads)
+    return last is not None and last < moment
+
+
+def _last_ts(conn: Connection, thread_id: str, heads: list[tuple[str, str]]) -> datetime | None:
+    moments = []
+    for ns, head in heads:
+        (text,) = conn.execute(sql.SELECT_TS, (thread_id, ns, head)).fetchone()
+        if moment := _parsed(text):
+            moments.append(moment)
+    return max(moments, default=None)
+
+
+def _parsed(text: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc)

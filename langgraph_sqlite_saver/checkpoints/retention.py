@@ -1,0 +1,211 @@
+"""Deleting: threads, runs, and all but the newest checkpoints; no orphan is left behind.
+
+Each function works on one thread, inside one transaction, on what is there then: a checkpoint
+that was saved meanwhile stays, with all its blobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from sqlite3 import Connection
+
+import orjson
+from langgraph.checkpoint.serde.types import TASKS
+
+from ..database import InvalidInputError
+from . import jsontext, sql
+from .config import checked_limit
+from .delta import Ancestor, Stored, ancestors
+from .overview import is_older_than
+from .reading import SENDS_INSIDE, Row
+from .values import blob_keys, load_notes
+from .writing import delete_unreferenced
+
+
+def delete_thread(conn: Connection, thread_id: str) -> None:
+    """Delete a thread: every namespace, its writes and blobs. A missing one is no error."""
+    for statement in sql.DELETE_THREAD:
+        conn.execute(statement, (thread_id,))
+
+
+def expire_thread(conn: Connection, thread_id: str, moment: datetime) -> bool:
+    """Delete a thread if its newest checkpoint was made before `moment`, which is looked up here:
+    it may have moved on since it was chosen.
+    """
+    if not is_older_than(conn, thread_id, moment):
+        return False
+    delete_thread(conn, thread_id)
+    return True
+
+
+# --- delete_for_runs
+
+
+def checkpoints_of_runs(
+    conn: Connection, run_ids: Sequence[str]
+) -> dict[str, dict[str, list[str]]]:
+    """The checkpoints that runs made: thread id -> namespace -> checkpoint ids."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for thread_id, ns, checkpoint_id in conn.execute(
+        sql.SELECT_RUNS_CHECKPOINTS, (_array(run_ids),)
+    ):
+        found.setdefault(thread_id, {}).setdefault(ns, []).append(checkpoint_id)
+    return found
+
+
+def delete_runs_in_thread(conn: Connection, thread_id: str, run_ids: Sequence[str]) -> None:
+    """Delete what the runs made in one thread.
+
+    A remaining checkpoint whose parent went gets the nearest ancestor that is left as its parent.
+    """
+    for ns, doomed in checkpoints_of_runs(conn, run_ids).get(thread_id, {}).items():
+        freed = _blob_keys_of(conn.execute(sql.SELECT_SOME, (thread_id, ns, _array(doomed))))
+        _adopt_children(conn, thread_id, ns, doomed)
+        _delete_checkpoints(conn, thread_id, ns, doomed)
+        delete_unreferenced(conn, thread_id, ns, freed)
+
+
+def _adopt_children(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
+    place = (thread_id, ns, _array(doomed))
+    parent_of = dict(conn.execute(sql.SELECT_PARENTS, place).fetchall())
+    gone = set(doomed)
+    for child, parent in conn.execute(sql.SELECT_CHILDREN, place).fetchall():
+        if child in gone:
+            continue
+        seen = set()
+        while parent in gone and parent not in seen:
+            seen.add(parent)
+            parent = parent_of.get(parent)
+        adopter = None if parent in gone else parent
+        conn.execute(sql.SET_PARENT, (thread_id, ns, child, adopter))
+
+
+# --- prune
+
+
+def checked_keep(strategy: str, keep_last: int | None) -> int:
+    """How many checkpoints a strategy keeps for each namespace; 0 deletes the thread."""
+    if strategy not in ("keep_latest", "delete"):
+        raise InvalidInputError(
+            f"unknown prune strategy {strategy!r}: use 'keep_latest' or 'delete'"
+        )
+    keep = checked_limit(keep_last, "keep_last")
+    if strategy == "delete":
+        if keep:
+            raise InvalidInputError("strategy='delete' keeps nothing: leave keep_last out")
+        return 0
+    if keep == 0:
+        raise InvalidInputError("keep_last must be 1 or more; strategy='delete' keeps nothing")
+    return keep or 1
+
+
+def prune(conn: Connection, thread_id: str, keep: int) -> None:
+    """Keep the newest `keep` checkpoints of each namespace, and what their values need.
+
+    That is: the ancestors a DeltaChannel's value is rebuilt from, and the parent that a checkpoint
+    of format v < 4 has its pending sends from. A subgraph call's namespace (it has a ":") goes
+    with the root checkpoint it started from, once that one is saved and pruned.
+    """
+    namespaces = [ns for (ns,) in conn.execute(sql.SELECT_NAMESPACES, (thread_id,))]
+    newest = {ns: _newest(conn, thread_id, ns, keep) for ns in namespaces}
+    kept = {ns: _needed(conn, thread_id, ns, rows) for ns, rows in newest.items()}
+    for ns in namespaces:
+        if _is_finished_call(conn, thread_id, ns, newest[ns][0], kept.get("", set())):
+            for statement in sql.DELETE_NAMESPACE:
+                conn.execute(statement, (thread_id, ns))
+        else:
+            _keep_only(conn, thread_id, ns, kept[ns])
+
+
+def _newest(conn: Connection, thread_id: str, ns: str, keep: int) -> list[Row]:
+    return [Row.of(columns) for columns in conn.execute(sql.SELECT_NEWEST, (thread_id, ns, keep))]
+
+
+def _needed(conn: Connection, thread_id: str, ns: str, rows: Iterable[Row]) -> set[str]:
+    needed: set[str] = set()
+    # What counts as a DeltaChannel is known by its snapshots and its counters. LangGraph.js writes
+    # no counters, but marks its threads.
+    noted = {channel for (channel,) in conn.execute(sql.SELECT_NOTED_CHANNELS, (thread_id, ns))}
+    from_js = conn.execute(sql.HAS_JS_DELTAS, (thread_id, ns)).fetchone() is not None
+    stored = Stored(conn, thread_id, ns)
+    for row in rows:
+        needed.add(row.checkpoint_id)
+        if row.parent_id and _has_sends_of_parent(conn, row):
+            needed.add(row.parent_id)
+        channels = set(row.checkpoint["channel_versions"])
+        if not from_js:
+            channels &= noted | _counted(row)
+        needed.update(_delta_ancestors(conn, stored, row, channels))
+    return needed
+
+
+def _counted(row: Row) -> set[str]:
+    """The channels whose updates LangGraph counts since their last snapshot: DeltaChannels."""
+    return set(jsontext.load_metadata(row.metadata).get("counters_since_delta_snapshot") or ())
+
+
+def _delta_ancestors(
+    conn: Connection, stored: Stored, row: Row, channels: set[str]
+) -> Iterator[str]:
+    """The ancestors up to the nearest stored value of each channel that has none at `row`."""
+    here = Ancestor(row.checkpoint_id, row.checkpoint, row.notes)
+    left = {channel for channel in channels if not stored.holds(channel, here)}
+    if not left:
+        return
+    for ancestor in ancestors(conn, *row[:3]):
+        yield ancestor.checkpoint_id
+        left = {channel for channel in left if not stored.holds(channel, ancestor)}
+        if not left:
+            return
+
+
+def _has_sends_of_parent(conn: Connection, row: Row) -> bool:
+    if row.checkpoint.get("v", 1) >= SENDS_INSIDE:
+        return False
+    key = (row.thread_id, row.checkpoint_ns, row.parent_id, TASKS)
+    return conn.execute(sql.SELECT_SENDS, key).fetchone() is not None
+
+
+def _is_finished_call(
+    conn: Connection, thread_id: str, ns: str, head: Row, kept_roots: set[str]
+) -> bool:
+    """Whether a namespace is a subgraph call's whose root checkpoint is saved and goes now."""
+    if ":" not in ns:
+        return False
+    root = (jsontext.load_metadata(head.metadata).get("parents") or {}).get("")
+    if root is None or root in kept_roots:
+        return False
+    return conn.execute(sql.CHECKPOINT_EXISTS, (thread_id, "", root)).fetchone() is not None
+
+
+def _keep_only(conn: Connection, thread_id: str, ns: str, kept: set[str]) -> None:
+    place = (thread_id, ns)
+    doomed = [i for (i,) in conn.execute(sql.SELECT_CHECKPOINT_IDS, place) if i not in kept]
+    if not doomed:
+        return
+    for child, _ in conn.execute(sql.SELECT_CHILDREN, (*place, _array(doomed))).fetchall():
+        if child in kept:
+            conn.execute(sql.SET_PARENT, (*place, child, None))
+    _delete_checkpoints(conn, thread_id, ns, doomed)
+    used = _blob_keys_of(conn.execute(sql.SELECT_NAMESPACE, place))
+    unused = [key for key in conn.execute(sql.SELECT_BLOB_KEYS, place) if key not in used]
+    conn.executemany(sql.DELETE_BLOB, [(*place, *key) for key in unused])
+
+
+def _delete_checkpoints(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
+    """Writes go by the checkpoints deleted: others may have come before theirs is saved."""
+    place = (thread_id, ns, _array(doomed))
+    conn.execute(sql.DELETE_WRITES_OF_CHECKPOINTS, place)
+    conn.execute(sql.DELETE_CHECKPOINTS, place)
+
+
+def _blob_keys_of(rows: Iterable[tuple[str, str | None]]) -> set[tuple[str, str]]:
+    used: set[tuple[str, str]] = set()
+    for text, notes in rows:
+        used.update(blob_keys(jsontext.load_checkpoint(text), load_notes(notes)).items())
+    return used
+
+
+def _array(values: Sequence[str]) -> str:
+    return orjson.dumps(list(values)).decode()

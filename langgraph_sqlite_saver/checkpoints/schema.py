@@ -1,0 +1,42 @@
+"""The checkpoint tables' migrations, and the files that must be left alone."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ..database import Schema, UnknownSchemaError, load_migrations
+
+_OFFICIAL_WRITES = {"thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx", "channel"}
+
+
+def refuse_foreign(conn: sqlite3.Connection) -> None:
+    """Raise for a file of langgraph-checkpoint-sqlite, or with somebody else's tables of our names.
+
+    The official file is known by its `writes` table; a user's own table of that name has other
+    columns and is left alone.
+    """
+    tables = {row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "checkpoint_migrations" in tables:
+        return
+    if "writes" in tables and _columns(conn, "writes") >= _OFFICIAL_WRITES:
+        raise UnknownSchemaError(
+            "the file was written by langgraph-checkpoint-sqlite, whose format is another one. "
+            "Give this saver a new file (and leave that one to the official saver, to read old "
+            "threads from). Nothing in it was changed."
+        )
+    if taken := tables & {"checkpoints", "checkpoint_blobs", "checkpoint_writes"}:
+        raise UnknownSchemaError(
+            f"the file has a table {sorted(taken)[0]!r} that is not this library's. "
+            "Give the saver a file of its own. Nothing in it was changed."
+        )
+
+
+def _columns(conn: sqlite3.Connection, table: str) -> set[str]:
+    return {row[0] for row in conn.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+
+
+SCHEMA = Schema(
+    versions_table="checkpoint_migrations",
+    migrations=load_migrations("langgraph_sqlite_saver.migrations", "checkpoints"),
+    refuse=refuse_foreign,
+)

@@ -1,0 +1,341 @@
+"""Every statement on the checkpoint tables. A test holds each against EXPLAIN QUERY PLAN.
+
+Sets of keys come in as one JSON array, so that a statement's text does not depend on their number
+and it is prepared once. `CROSS JOIN` keeps the array outside: each element is one index lookup.
+"""
+
+# The columns of a checkpoint, in the order of reading.Row.
+COLUMNS = (
+    "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata, "
+    "blob_versions"
+)
+
+# --- put, put_writes
+
+INSERT_CHECKPOINT = """
+INSERT INTO checkpoints (
+    thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata, run_id,
+    blob_versions
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+
+REPLACE_CHECKPOINT = """
+UPDATE checkpoints
+SET parent_checkpoint_id = ?4, checkpoint = ?5, metadata = ?6, run_id = ?7, blob_versions = ?8
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+"""
+
+INSERT_BLOB = """
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+
+SELECT_BLOB = """
+SELECT type, blob FROM checkpoint_blobs
+WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
+"""
+
+# ?1: {channel: version key}
+SELECT_STORED_CHANNELS = """
+SELECT wanted.key FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
+AND b.version = wanted.value
+"""
+
+SELECT_LINEAGE = """
+SELECT checkpoint, blob_versions FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""
+
+_WRITE_COLUMNS = (
+    "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob"
+)
+
+INSERT_WRITE = f"""
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+REPLACE_WRITE = f"""
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
+    task_path = excluded.task_path, channel = excluded.channel, type = excluded.type,
+    blob = excluded.blob
+"""  # noqa: S608
+
+# --- get_tuple, list
+
+SELECT_HEAD = f"""
+SELECT {COLUMNS} FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ?
+ORDER BY checkpoint_id DESC LIMIT 1
+"""  # noqa: S608
+
+SELECT_CHECKPOINT = f"""
+SELECT {COLUMNS} FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""  # noqa: S608
+
+# Of `list`: {condition} is made of fixed predicates, every value is a parameter.
+LIST_IN_ORDER = f"""
+SELECT {COLUMNS} FROM checkpoints {{condition}}
+ORDER BY checkpoint_id DESC LIMIT ?
+"""  # noqa: S608
+
+# Over several namespaces only the keys, which the index holds, are sorted, not the rows.
+LIST_BY_KEYS = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE rowid IN (
+    SELECT rowid FROM checkpoints {{condition}}
+    ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns LIMIT ?
+)
+ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
+"""  # noqa: S608
+
+# ?1: {channel: version key}
+SELECT_BLOBS = """
+SELECT b.channel, b.type, b.blob FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
+AND b.version = wanted.value
+"""
+
+SELECT_WRITES = """
+SELECT task_id, channel, type, blob, task_path, idx FROM checkpoint_writes
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""
+
+# ?1: [[thread_id, checkpoint_ns, channel, version key], …]
+SELECT_BLOBS_OF_PAGE = """
+SELECT wanted.key, b.type, b.blob FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = json_extract(wanted.value, '$[0]')
+AND b.checkpoint_ns = json_extract(wanted.value, '$[1]')
+AND b.channel = json_extract(wanted.value, '$[2]')
+AND b.version = json_extract(wanted.value, '$[3]')
+"""
+
+# ?1: [[thread_id, checkpoint_ns, checkpoint_id], …]
+SELECT_WRITES_OF_PAGE = """
+SELECT wanted.key, w.task_id, w.channel, w.type, w.blob, w.task_path, w.idx
+FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_writes AS w
+WHERE w.thread_id = json_extract(wanted.value, '$[0]')
+AND w.checkpoint_ns = json_extract(wanted.value, '$[1]')
+AND w.checkpoint_id = json_extract(wanted.value, '$[2]')
+"""
+
+# --- delta history
+
+# Nearest ancestor first, by parent and not by id: ids only grow within one process.
+WALK_ANCESTORS = """
+WITH RECURSIVE ancestors (checkpoint_id, parent, checkpoint, blob_versions, depth) AS (
+    SELECT checkpoint_id, parent_checkpoint_id, checkpoint, blob_versions, 0 FROM checkpoints
+    WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+    UNION ALL
+    SELECT c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, c.blob_versions, depth + 1
+    FROM ancestors AS a CROSS JOIN checkpoints AS c
+    WHERE c.thread_id = ?1 AND c.checkpoint_ns = ?2 AND c.checkpoint_id = a.parent
+    ORDER BY 5
+)
+SELECT checkpoint_id, checkpoint, blob_versions FROM ancestors
+"""
+
+# ?3: [checkpoint_id, …], ?4: [channel, …]
+SELECT_WRITES_OF_CHAIN = """
+SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob, w.task_path, w.idx
+FROM json_each(?3) AS chain
+CROSS JOIN checkpoint_writes AS w
+WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = chain.value
+AND w.channel IN (SELECT value FROM json_each(?4))
+"""
+
+# --- delete_thread
+
+DELETE_THREAD = (
+    "DELETE FROM checkpoints WHERE thread_id = ?",
+    "DELETE FROM checkpoint_blobs WHERE thread_id = ?",
+    "DELETE FROM checkpoint_writes WHERE thread_id = ?",
+)
+
+DELETE_NAMESPACE = (
+    "DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?",
+    "DELETE FROM checkpoint_blobs WHERE thread_id = ? AND checkpoint_ns = ?",
+    "DELETE FROM checkpoint_writes WHERE thread_id = ? AND checkpoint_ns = ?",
+)
+
+# --- delete_for_runs, prune: ?3 and ?4 are JSON arrays of checkpoint ids
+
+SELECT_RUNS_CHECKPOINTS = """
+SELECT DISTINCT c.thread_id, c.checkpoint_ns, c.checkpoint_id FROM json_each(?1) AS runs
+CROSS JOIN checkpoints AS c WHERE c.run_id = runs.value
+"""
+
+SELECT_PARENTS = """
+SELECT checkpoint_id, parent_checkpoint_id FROM json_each(?3) AS doomed
+CROSS JOIN checkpoints
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = doomed.value
+"""
+
+SELECT_CHECKPOINT_IDS = """
+SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+"""
+
+SELECT_NAMESPACE = """
+SELECT checkpoint, blob_versions FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+"""
+
+SELECT_SOME = """
+SELECT checkpoint, blob_versions FROM json_each(?3) AS wanted
+CROSS JOIN checkpoints
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = wanted.value
+"""
+
+DELETE_CHECKPOINTS = """
+DELETE FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = ?2
+AND checkpoint_id IN (SELECT value FROM json_each(?3))
+"""
+
+DELETE_WRITES_OF_CHECKPOINTS = """
+DELETE FROM checkpoint_writes WHERE thread_id = ?1 AND checkpoint_ns = ?2
+AND checkpoint_id IN (SELECT value FROM json_each(?3))
+"""
+
+SELECT_CHILDREN = """
+SELECT checkpoint_id, parent_checkpoint_id FROM checkpoints
+WHERE thread_id = ?1 AND checkpoint_ns = ?2
+AND parent_checkpoint_id IN (SELECT value FROM json_each(?3))
+"""
+
+SET_PARENT = """
+UPDATE checkpoints SET parent_checkpoint_id = ?4
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+"""
+
+SELECT_BLOB_KEYS = """
+SELECT channel, version FROM checkpoint_blobs WHERE thread_id = ? AND checkpoint_ns = ?
+"""
+
+DELETE_BLOB = """
+DELETE FROM checkpoint_blobs
+WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
+"""
+
+SELECT_NAMESPACES = "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = ?"
+
+SELECT_NEWEST = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+ORDER BY checkpoint_id DESC LIMIT ?
+"""  # noqa: S608
+
+CHECKPOINT_EXISTS = """
+SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""
+
+# The sends a checkpoint of format v < 4 finds among its parent's writes.
+SELECT_SENDS = """
+SELECT type, blob FROM checkpoint_writes
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND channel = ?
+ORDER BY task_path, task_id, idx
+"""
+
+# Channels that a checkpoint of the namespace keeps a snapshot of.
+SELECT_NOTED_CHANNELS = """
+SELECT DISTINCT note.key FROM checkpoints AS c, json_each(c.blob_versions) AS note
+WHERE c.thread_id = ? AND c.checkpoint_ns = ? AND c.blob_versions IS NOT NULL
+"""
+
+HAS_JS_DELTAS = """
+SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+AND json_type(metadata, '$.delta_writes_versioned') IS NOT NULL LIMIT 1
+"""
+
+# --- copy_thread: ?1 is the source, ?2 the target
+
+COPY_CHECKPOINTS = """
+INSERT INTO checkpoints (
+    thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata,
+    run_id, blob_versions
+)
+SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
+    json_replace(metadata, '$.thread_id', ?2), run_id, blob_versions
+FROM checkpoints WHERE thread_id = ?1
+ON CONFLICT DO NOTHING
+"""
+
+COPY_BLOBS = """
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+SELECT ?2, checkpoint_ns, channel, version, type, blob FROM checkpoint_blobs WHERE thread_id = ?1
+ON CONFLICT DO NOTHING
+"""
+
+COPY_WRITES = f"""
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS})
+SELECT ?2, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+FROM checkpoint_writes WHERE thread_id = ?1
+ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+HAS_THREAD = "SELECT 1 FROM checkpoints WHERE thread_id = ? LIMIT 1"
+
+# Versions under which both threads keep a value, and not the same one.
+SELECT_CLASHES = """
+SELECT s.checkpoint_ns, s.channel, s.version, s.type, s.blob
+FROM checkpoint_blobs AS s CROSS JOIN checkpoint_blobs AS t
+WHERE s.thread_id = ?1 AND t.thread_id = ?2 AND t.checkpoint_ns = s.checkpoint_ns
+AND t.channel = s.channel AND t.version = s.version
+AND (t.type <> s.type OR t.blob IS NOT s.blob)
+"""
+
+SELECT_MISSING_IN_TARGET = """
+SELECT checkpoint_ns, checkpoint_id, checkpoint, blob_versions FROM checkpoints AS s
+WHERE thread_id = ?1 AND NOT EXISTS (
+    SELECT 1 FROM checkpoints AS t WHERE t.thread_id = ?2
+    AND t.checkpoint_ns = s.checkpoint_ns AND t.checkpoint_id = s.checkpoint_id
+)
+"""
+
+SET_NOTES = """
+UPDATE checkpoints SET blob_versions = ?4
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+"""
+
+# --- threads, stats, expire: these read whole tables
+
+SELECT_HEADS = """
+SELECT thread_id, checkpoint_ns, count(*), max(checkpoint_id) FROM checkpoints
+GROUP BY thread_id, checkpoint_ns ORDER BY thread_id, checkpoint_ns
+"""
+
+SELECT_HEADS_OF_THREAD = """
+SELECT checkpoint_ns, max(checkpoint_id) FROM checkpoints
+WHERE thread_id = ? GROUP BY checkpoint_ns
+"""
+
+SELECT_TS = """
+SELECT json_extract(checkpoint, '$.ts') FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""
+
+SUM_BYTES_BY_THREAD = """
+SELECT thread_id, sum(bytes) FROM (
+    SELECT thread_id, length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB)) AS bytes
+    FROM checkpoints
+    UNION ALL SELECT thread_id, length(blob) FROM checkpoint_blobs
+    UNION ALL SELECT thread_id, length(blob) FROM checkpoint_writes
+) GROUP BY thread_id
+"""
+
+COUNTS = """
+SELECT
+    (SELECT count(DISTINCT thread_id) FROM checkpoints),
+    (SELECT count(*) FROM checkpoints),
+    (SELECT count(*) FROM checkpoint_blobs),
+    (SELECT count(*) FROM checkpoint_writes),
+    (SELECT coalesce(sum(length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB))), 0)
+        FROM checkpoints),
+    (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_blobs),
+    (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes)
+"""

@@ -1,0 +1,104 @@
+"""Where a channel's value lies: inline in its checkpoint's row, or as a blob of its version.
+
+Inline go None, bool, int, finite float and short str, as PostgresSaver has it; everything else,
+subclasses such as str-Enums included, is a blob under (channel, str(version)). Long strings too:
+inline they would be written again at every step.
+
+A value that has no home there is kept under a version of our making, `<version>~<digest>`: a value
+without a version, a version that is stored with another value, and keys of the checkpoint that
+JSON cannot hold. The checkpoint's `blob_versions` column notes where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from .errors import SerializationError
+
+# At most this many characters of text lie inline: about what a blob's row and index entry cost.
+SHORT = 100
+_LARGEST_INT = 2**63
+
+# In `blob_versions`, the "channel" that holds the checkpoint's keys that JSON cannot.
+EXTRAS = ""
+
+
+class Blob(NamedTuple):
+    """A serialised value."""
+
+    type: str
+    data: bytes
+
+
+def inlines(serde: SerializerProtocol) -> bool:
+    """Whether values may lie inline: not with encryption, nor any serialiser we don't know."""
+    return type(serde) is JsonPlusSerializer
+
+
+def is_inline(value: Any) -> bool:
+    """Whether JSON holds the value exactly, in few characters."""
+    kind = type(value)
+    if kind is str:
+        return len(value) <= SHORT and "\0" not in value and _is_text(value)
+    if kind is int:
+        return bool(-_LARGEST_INT <= value < _LARGEST_INT)
+    return value is None or kind is bool or (kind is float and math.isfinite(value))
+
+
+def _is_text(value: str) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def dumps(serde: SerializerProtocol, value: Any, what: str) -> Blob:
+    """Serialise a value; raises SerializationError that names `what`."""
+    try:
+        kind, data = serde.dumps_typed(value)
+    except Exception as error:
+        if type(value) is int and inlines(serde):  # msgpack ends at 64 bits
+            return Blob("json", str(value).encode())
+        raise SerializationError(
+            f"the value of {what} ({type(value).__name__}) cannot be serialised: {error}. "
+            "Use plain data, dataclasses or pydantic models, or give the saver a serde that can."
+        ) from error
+    return Blob(kind, bytes(data) if data is not None else b"")
+
+
+def own_version(version: str, blob: Blob) -> str:
+    """A version of our making, the same for the same bytes."""
+    digest = hashlib.blake2b(blob.data, digest_size=12, key=blob.type.encode()[:64]).hexdigest()
+    return f"{version}~{digest}"
+
+
+def blob_keys(checkpoint: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:
+    """The version keys under which a checkpoint's blobs lie, by channel."""
+    inline = checkpoint.get("channel_values") or {}
+    keys = {
+        channel: str(version)
+        for channel, version in checkpoint["channel_versions"].items()
+        if channel not in inline
+    }
+    keys.update(notes)
+    return keys
+
+
+def load_notes(text: str | None) -> dict[str, str]:
+    """The `blob_versions` of a checkpoint's row."""
+    return orjson.loads(text) if text else {}
+
+
+def dump_notes(notes: Mapping[str, str]) -> str | None:
+    """The `blob_versions` for a checkpoint's row; most have none."""
+    return orjson.dumps(notes).decode() if notes else None

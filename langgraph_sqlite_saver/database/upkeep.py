@@ -1,0 +1,115 @@
+"""Keeping a file in shape: optimize, size, and backups while others write."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import InvalidInputError
+from .files import StrPath, connect, create_private
+
+Vacuum = Literal["incremental", "full"]
+Progress = Callable[[int, int], None]
+
+_BACKUP_PAGES = 2048
+_SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
+
+
+@dataclass(frozen=True)
+class FileFigures:
+    """A database in figures; all 0 bytes in memory where there is no file."""
+
+    file_bytes: int
+    wal_bytes: int
+    free_bytes: int
+    journal_mode: str
+    synchronous: str
+    sqlite_version: str
+
+
+def file_figures(conn: sqlite3.Connection, path: Path | None) -> FileFigures:
+    """How large the database is, how much of it is free, and how it is written."""
+    (free,) = conn.execute("PRAGMA freelist_count").fetchone()
+    (page_size,) = conn.execute("PRAGMA page_size").fetchone()
+    (pages,) = conn.execute("PRAGMA page_count").fetchone()
+    (mode,) = conn.execute("PRAGMA journal_mode").fetchone()
+    (level,) = conn.execute("PRAGMA synchronous").fetchone()
+    return FileFigures(
+        file_bytes=_size(path) if path else pages * page_size,
+        wal_bytes=_size(Path(f"{path}-wal")) if path else 0,
+        free_bytes=free * page_size,
+        journal_mode=mode,
+        synchronous=_SYNCHRONOUS[level],
+        sqlite_version=sqlite3.sqlite_version,
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> None:
+    """Refresh the planner's statistics, give free pages back, and empty the -wal.
+
+    `"incremental"` returns free pages without rewriting the file; `"full"` rewrites it, which
+    takes as much disk again and keeps writers waiting. To run with `maintain`.
+    """
+    if vacuum not in (None, "incremental", "full"):
+        raise InvalidInputError(f"vacuum is 'incremental', 'full' or None, not {vacuum!r}")
+    conn.execute("PRAGMA optimize").fetchall()
+    if vacuum == "incremental":
+        conn.execute("PRAGMA incremental_vacuum").fetchall()
+    elif vacuum == "full":
+        conn.execute("VACUUM")
+    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def check_target(source: Path | None, target: StrPath) -> None:
+    """Raise InvalidInputError for a backup that would take the place of the database itself."""
+    if source is not None and Path(target).absolute() == source:
+        raise InvalidInputError(f"{target} is the database itself: give the backup another path")
+
+
+def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = None) -> None:
+    """Write one snapshot of the database to `path` (mode 0600), while others go on writing.
+
+    The file appears whole or not at all: it is written beside its place and then renamed. One
+    that was there is replaced. `progress(done, total)` is called with pages copied. To run with
+    `read`.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with suppress(FileNotFoundError):
+        partial.unlink()
+    create_private(partial)
+    try:
+        with closing(connect(str(partial))) as copy:
+            conn.backup(copy, pages=_BACKUP_PAGES, progress=_reporter(progress))
+        _sync(partial)
+        partial.replace(target)
+    finally:
+        for leftover in (partial, Path(f"{partial}-wal"), Path(f"{partial}-shm")):
+            with suppress(FileNotFoundError):
+                leftover.unlink()
+
+
+def _reporter(progress: Progress | None) -> Callable[[int, int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda status, remaining, total: progress(total - remaining, total)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

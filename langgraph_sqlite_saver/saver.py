@@ -1,0 +1,386 @@
+"""`SqliteSaver`: the blocking face. What it does is in `checkpoints`; where, in `database`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from typing_extensions import Self
+
+from .checkpoints import (
+    SCHEMA,
+    copying,
+    delta,
+    listing,
+    overview,
+    reading,
+    retention,
+    versions,
+    writing,
+)
+from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.overview import Stats, ThreadInfo
+from .database import Database, PragmaValue, upkeep
+from .database.files import StrPath
+from .database.upkeep import Progress, Vacuum
+
+T = TypeVar("T")
+
+
+class SqliteSaver(BaseCheckpointSaver[str]):
+    """Keeps the state of LangGraph graphs in one SQLite file.
+
+    Safe to use from any thread and from many processes on one file; the tables are made at the
+    first use. Drop-in for `langgraph.checkpoint.sqlite.SqliteSaver`. The async methods work too,
+    on threads; `AsyncSqliteSaver` is made for event loops.
+
+        graph = builder.compile(checkpointer=SqliteSaver("agent.db"))
+
+    Args:
+        conn: A path, an SQLite URI (`file:agent.db?mode=ro`), `":memory:"`, or a
+            `sqlite3.Connection` (with `check_same_thread=False`), which stays yours: its settings
+            are kept, and while you have a transaction open, saves join it.
+        serde: What values are serialised with; `EncryptedSerializer` keeps them secret. Metadata
+            is stored in plain.
+        pragmas: Overrides, as `{"synchronous": "FULL"}` for commits that survive a power cut. The
+            defaults are `langgraph_sqlite_saver.database.CONNECTION_PRAGMAS`.
+        readers: How many connections may read at once.
+        lock_timeout: How long to wait for other processes, in seconds.
+
+    Raises:
+        StorageError: A subclass that says what to do, from every method.
+    """
+
+    def __init__(
+        self,
+        conn: StrPath | sqlite3.Connection,
+        *,
+        serde: SerializerProtocol | None = None,
+        pragmas: Mapping[str, PragmaValue] | None = None,
+        readers: int = 4,
+        lock_timeout: float = 30.0,
+    ) -> None:
+        super().__init__(serde=serde)
+        self.database = Database(
+            conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+        )
+
+    @classmethod
+    @contextmanager
+    def from_conn_string(
+        cls,
+        conn_string: str,
+        *,
+        serde: SerializerProtocol | None = None,
+        pragmas: Mapping[str, PragmaValue] | None = None,
+    ) -> Iterator[Self]:
+        """A saver for the time of a `with` block, from a path or `":memory:"`."""
+        with cls(conn_string, serde=serde, pragmas=pragmas) as saver:
+            yield saver
+
+    @property
+    def conn(self) -> sqlite3.Connection:
+        """The connection the saver was made with; AttributeError if it was made with a path."""
+        if self.database.borrowed is None:
+            raise AttributeError(
+                "a saver made with a path has several connections: use saver.database.read(…) "
+                "and .write(…), or pass a connection of your own"
+            )
+        return self.database.borrowed
+
+    def setup(self) -> None:
+        """Open the file and make or migrate its tables now; the first call does it else."""
+        self.database.open()
+
+    def close(self) -> None:
+        """Complete what is under way and close the file; later calls raise. Yours stays open."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # Saving and reading.
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the newest of its thread and namespace."""
+        return self.database.read(reading.get_tuple, self._decoder(), address_of(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Checkpoints, newest first, read page by page as you iterate; no lock is held meanwhile.
+
+        Args:
+            config: The thread, and the namespace if it names one; None for all threads.
+            filter: Metadata that must be equal. Dots in a key lead into nested objects; None also
+                matches a missing key.
+            before: Only checkpoints with a smaller id than the one this config names.
+            limit: The most to yield.
+        """
+        pages = listing.Pages(listing.prepare_list(config, filter, before, limit))
+        return self._iterate(pages)
+
+    def _iterate(self, pages: listing.Pages) -> Iterator[CheckpointTuple]:
+        while not pages.done:
+            page = self.database.read(
+                listing.fetch_page, self._decoder(), pages.query, pages.cursor, pages.size
+            )
+            yield from pages.take(page)
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint; it is committed when this returns.
+
+        Args:
+            config: The thread and namespace; its `checkpoint_id` becomes the parent.
+            checkpoint: What to save. One of the same id is replaced.
+            metadata: Stored as JSON, with the config's metadata and configurable merged in.
+            new_versions: The channels that changed. A hint: others are saved too if they are not.
+
+        Returns:
+            The config that names the saved checkpoint.
+        """
+        request, saved = writing.prepare_put(self.serde, config, checkpoint, metadata, new_versions)
+        self.database.write(writing.put, request)
+        return saved
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Save a task's writes on the checkpoint that `config` names: all, or none on an error."""
+        statement, rows = writing.prepare_writes(self.serde, config, writes, task_id, task_path)
+        self.database.write(writing.put_writes, statement, rows)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What DeltaChannels are rebuilt from: writes, oldest first, and the value before them."""
+        if not channels:
+            return {}
+        place = address_of(config)
+        return self.database.read(delta.get_history, self.serde, place, list(channels))
+
+    # Deleting and copying.
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Delete a thread with all its namespaces; a missing one is no error."""
+        self.database.write(retention.delete_thread, thread_key(thread_id))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints that runs made (metadata `run_id`) and their writes.
+
+        A remaining checkpoint whose parent went gets the nearest ancestor left as its parent. One
+        transaction for each thread.
+        """
+        ids = thread_keys(run_ids, "run_ids")
+        for thread_id in self.database.read(retention.checkpoints_of_runs, ids):
+            self.database.write(retention.delete_runs_in_thread, thread_id, ids)
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread under the same checkpoint ids; an existing target keeps what it has."""
+        source, target = thread_key(source_thread_id), thread_key(target_thread_id)
+        self.database.write(copying.copy_thread, source, target)
+
+    def prune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int | None = None,
+    ) -> None:
+        """Delete old checkpoints of threads, each thread in a transaction of its own.
+
+        Args:
+            thread_ids: The threads.
+            strategy: `"keep_latest"` keeps each namespace's newest checkpoint, with what its
+                values are rebuilt from (DeltaChannels included); `"delete"` keeps nothing.
+            keep_last: With `"keep_latest"`: how many to keep for each namespace, 1 or more.
+        """
+        ids = thread_keys(thread_ids)
+        keep = retention.checked_keep(strategy, keep_last)
+        for thread_id in ids:
+            if keep:
+                self.database.write(retention.prune, thread_id, keep)
+            else:
+                self.database.write(retention.delete_thread, thread_id)
+
+    def expire(self, older_than: timedelta | datetime) -> Sequence[str]:
+        """Delete the threads whose newest checkpoint is older; returns their ids.
+
+        Args:
+            older_than: An age, or a moment (a naive one is local time).
+        """
+        moment = overview.cutoff(older_than)
+        candidates = self.database.read(overview.threads_older_than, moment)
+        return [
+            thread_id
+            for thread_id in candidates
+            if self.database.write(retention.expire_thread, thread_id, moment)
+        ]
+
+    # Looking after the file.
+
+    def threads(self) -> Sequence[ThreadInfo]:
+        """Every thread: id, namespaces, number of checkpoints, last time, bytes."""
+        return self.database.read(overview.threads)
+
+    def stats(self) -> Stats:
+        """What the file holds, in figures. Reads it once."""
+        counted = self.database.read(overview.count)
+        figures = self.database.maintain(upkeep.file_figures, self.database.path)
+        return Stats.of(self.database.path, figures, counted)
+
+    def optimize(self, *, vacuum: Vacuum | None = None) -> None:
+        """Refresh statistics, empty the -wal, and on request give free pages back to the disk.
+
+        Args:
+            vacuum: `"incremental"` returns free pages; `"full"` rewrites the file, for which
+                writers wait and as much disk again is needed.
+        """
+        self.database.maintain(upkeep.optimize, vacuum)
+
+    def backup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
+        """Write a snapshot of the file to `path` while others go on; it appears whole or not.
+
+        Args:
+            path: The backup; one that is there is replaced.
+            progress: Called as `progress(pages_done, pages_total)`.
+
+        Returns:
+            The backup's path.
+        """
+        upkeep.check_target(self.database.path, path)
+        self.database.read(upkeep.backup, path, progress)
+        return Path(path)
+
+    # What LangGraph asks beside.
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """The version after `current`, which sorts behind it."""
+        return versions.next_version(current)
+
+    def _decoder(self) -> reading.Decoder:
+        return reading.Decoder(self.serde, self.get_next_version)
+
+    # The async twins: the methods above, on threads.
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Async `get_tuple`."""
+        return await asyncio.to_thread(self.get_tuple, config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Async `list`."""
+        tuples = self.list(config, filter=filter, before=before, limit=limit)
+        while chunk := await asyncio.to_thread(lambda: list(islice(tuples, listing.FIRST_PAGE))):
+            for each in chunk:
+                yield each
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Async `put`."""
+        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Async `put_writes`."""
+        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Async `get_delta_channel_history`."""
+        return await asyncio.to_thread(
+            self.get_delta_channel_history, config=config, channels=channels
+        )
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Async `delete_thread`."""
+        await asyncio.to_thread(self.delete_thread, thread_id)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Async `delete_for_runs`."""
+        await asyncio.to_thread(self.delete_for_runs, run_ids)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Async `copy_thread`."""
+        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+
+    async def aprune(
+        self,
+        thread_ids: Sequence[str],
+        *,
+        strategy: str = "keep_latest",
+        keep_last: int | None = None,
+    ) -> None:
+        """Async `prune`."""
+        await asyncio.to_thread(self.prune, thread_ids, strategy=strategy, keep_last=keep_last)
+
+    async def aexpire(self, older_than: timedelta | datetime) -> Sequence[str]:
+        """Async `expire`."""
+        return await asyncio.to_thread(self.expire, older_than)
+
+    async def athreads(self) -> Sequence[ThreadInfo]:
+        """Async `threads`."""
+        return await asyncio.to_thread(self.threads)
+
+    async def astats(self) -> Stats:
+        """Async `stats`."""
+        return await asyncio.to_thread(self.stats)
+
+    async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
+        """Async `optimize`."""
+        await asyncio.to_thread(self.optimize, vacuum=vacuum)
+
+    async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
+        """Async `backup`."""
+        return await asyncio.to_thread(self.backup, path, progress=progress)
