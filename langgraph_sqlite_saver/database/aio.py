@@ -14,7 +14,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,10 +32,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 # A read that has waited this long for the hop under way gets a thread of its own, in seconds.
-_PATIENCE = 0.002
+_PATIENCE = 0.01
 # Answers are given together, but none is held back for longer than this, in seconds.
-_HOLD = 0.001
-_HOLD_MOST = 32
+_HOLD = 0.01
+_HOLD_MOST = 128
 
 
 class AsyncDatabase:
@@ -69,6 +70,8 @@ class AsyncDatabase:
                 lock_timeout=lock_timeout,
             )
         self._most_readers = self._database.parallel_reads
+        # A file has readers beside the writer; a single connection has one queue for all.
+        self._reads_apart = self._database.path is not None
         self._reset()
         fork.watch(self)
 
@@ -76,9 +79,11 @@ class AsyncDatabase:
         self._mutex = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
         self._reads: deque[AwaitedJob] = deque()
-        self._reading = 0
-        self._help_is_coming = False
+        # The threads that serve reads: from before they are started until they leave.
+        self._readers: set[object] = set()
+        self._help_due: tuple[int, float] = (0, 0.0)
         self._closing = False
+        self._closed: Future[None] | None = None
         self._quiet = threading.Event()
         self._quiet.set()
 
@@ -116,7 +121,12 @@ class AsyncDatabase:
     async def close(self) -> None:
         """Complete what is under way, close what was opened here, refuse later calls."""
         self._closing = True
-        await asyncio.wrap_future(self._pool().submit(self._close))
+        pool = self._pool()
+        with self._mutex:
+            if self._closed is None:
+                self._closed = pool.submit(self._close)
+        # Shielded: a cancelled close is completed all the same.
+        await asyncio.shield(asyncio.wrap_future(self._closed))
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,20 +144,20 @@ class AsyncDatabase:
                 return plain(conn, *args, **options)
 
         if self._closing:
-            raise DatabaseClosedError(f"{self._database.name} was closed: open it anew")
-        if kind == READ and self._most_readers > 1:
-            job = AwaitedJob(kind, op, args, self._start_reading)
+            raise self._was_closed()
+        if kind == READ and self._reads_apart:
+            job = AwaitedJob(kind, op, args, _never)
             self._queue_read(job)
         else:
             job = AwaitedJob(kind, op, args, self._start_leading)
             self._database.submit(job)
         return await job.future
 
+    def _was_closed(self) -> DatabaseClosedError:
+        return DatabaseClosedError(f"{self._database.name} was closed: open it anew")
+
     def _start_leading(self) -> None:
         self._pool().submit(self._database.lead)
-
-    def _start_reading(self) -> None:
-        self._pool().submit(self._serve_reads)
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._mutex:
@@ -162,29 +172,62 @@ class AsyncDatabase:
         with self._mutex:
             self._reads.append(job)
             self._quiet.clear()
-            first = self._reading == 0
-            if first:
-                self._reading = 1
-            elif self._reading < self._most_readers and not self._help_is_coming:
-                self._help_is_coming = True
-                job.loop.call_later(_PATIENCE, self._help)
+            first = not self._readers
         if first:
-            job.promote()
+            self._one_more_reader()
+        else:
+            self._call_for_help(job.loop)
 
-    def _help(self) -> None:
+    def _one_more_reader(self) -> None:
+        """Start a thread for the reads that wait."""
+        reader = object()
+        with self._mutex:
+            self._readers.add(reader)
+        try:
+            self._pool().submit(self._serve_reads, reader)
+        except RuntimeError as error:  # closed meanwhile, or the interpreter is ending
+            self._refuse_reads(reader, error)
+        except BaseException:  # Ctrl-C; others may rely on this thread
+            with self._mutex:
+                self._readers.discard(reader)
+            self._one_more_reader()
+            raise
+
+    def _refuse_reads(self, reader: object, error: Exception) -> None:
+        with self._mutex:
+            self._readers.discard(reader)
+            refused = list(self._reads)
+            self._reads.clear()
+            self._quiet.set()
+        for job in refused:
+            job.settle(None, self._was_closed() if self._closing else error)
+        answer(refused)
+
+    def _call_for_help(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look again in a moment whether reads wait behind a long one: once a loop and moment."""
+        now = time.monotonic()
+        with self._mutex:
+            if len(self._readers) >= self._most_readers:
+                return
+            caller, due = self._help_due
+            if caller == id(loop) and now < due:
+                return
+            self._help_due = (id(loop), now + 2 * _PATIENCE)
+        loop.call_later(_PATIENCE, self._help, loop)
+
+    def _help(self, loop: asyncio.AbstractEventLoop) -> None:
         """One more thread for the reads, if they still wait behind a long one."""
         with self._mutex:
-            self._help_is_coming = False
-            needed = bool(self._reads) and 0 < self._reading < self._most_readers
-            if needed:
-                self._reading += 1
+            self._help_due = (0, 0.0)
+            needed = bool(self._reads) and len(self._readers) < self._most_readers
         if needed:
-            self._start_reading()
+            self._one_more_reader()
+            self._call_for_help(loop)
 
-    def _serve_reads(self) -> None:
+    def _serve_reads(self, reader: object) -> None:
         done: list[AwaitedJob] = []
         held_since = 0.0
-        while job := self._next_read(done):
+        while job := self._next_read(reader, done):
             self._perform(job)
             now = time.perf_counter()
             if not done:
@@ -194,18 +237,21 @@ class AsyncDatabase:
                 answer(done)
                 done = []
 
-    def _next_read(self, done: list[AwaitedJob]) -> AwaitedJob | None:
+    def _next_read(self, reader: object, done: list[AwaitedJob]) -> AwaitedJob | None:
         """The next read; without one, answer those that are done and leave."""
-        try:
+        with suppress(IndexError):
             return self._reads.popleft()
-        except IndexError:
-            answer(done)
-            done.clear()
+        answer(done)
+        done.clear()
+        return self._leave(reader)
+
+    def _leave(self, reader: object) -> AwaitedJob | None:
+        """Stop serving reads; a read that came at the last moment is returned instead."""
         with self._mutex:
-            if self._reads:
+            with suppress(IndexError):
                 return self._reads.popleft()
-            self._reading -= 1
-            if self._reading == 0:
+            self._readers.discard(reader)
+            if not self._readers:
                 self._quiet.set()
             return None
 
@@ -213,9 +259,9 @@ class AsyncDatabase:
         if job.future.cancelled():
             return
         try:
-            job.value = self._database.read(job.op, *job.args)
-        except Exception as error:
-            job.error = error
+            job.settle(self._database.read(job.op, *job.args))
+        except BaseException as error:  # on a thread of ours, only the operation can have raised it
+            job.settle(None, error)
 
     def _close(self) -> None:
         self._quiet.wait()
@@ -242,3 +288,7 @@ class AsyncDatabase:
 
 def _nothing(conn: sqlite3.Connection) -> None:
     pass
+
+
+def _never() -> None:
+    raise AssertionError("reads have threads of their own")

@@ -7,6 +7,7 @@ the one private call of the library is in `_on_its_thread`.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -16,7 +17,7 @@ from typing_extensions import ParamSpec
 
 from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
 from .core import Op
-from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError
+from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError, translated
 from .jobs import MAINTAIN, READ, WRITE, Job, Kind
 from .migrations import Schema
 from .pragmas import PragmaValue
@@ -97,11 +98,19 @@ class AiosqliteDatabase:
         return job.value
 
     async def _start(self) -> None:
-        thread: Any = getattr(self.connection, "_thread", self.connection)
-        if self.connection._connection is None and self.connection._running:
-            if thread.ident is None:
-                await self.connection
-        elif not thread.is_alive():
+        connection = self.connection
+        thread: Any = getattr(connection, "_thread", connection)
+        if connection._connection is None and connection._running and thread.ident is None:
+            with translated(_NAME):
+                await connection
+        # Another task may be starting it; aiosqlite has nothing to wait for.
+        while (  # noqa: ASYNC110
+            connection._connection is None and connection._running and thread.is_alive()
+        ):
+            await asyncio.sleep(0.001)
+        if not connection._running:
+            raise DatabaseClosedError(f"{_NAME} was closed by its owner")
+        if not thread.is_alive():
             raise ConnectionUnusableError(
                 f"{_NAME} lost its thread, as it does when a loop is closed with a call under "
                 "way: open a new one, or pass a path instead"
@@ -113,10 +122,11 @@ class AiosqliteDatabase:
             if self._transactions is None:
                 conn: sqlite3.Connection = self.connection._conn
                 check_borrowed(conn)
-                own = OwnCursors.ready(conn, self._schemas)
-                self._transactions = Transactions(own, _NAME, self._lock_timeout)
+                with translated(_NAME):
+                    own = OwnCursors.ready(conn, self._schemas)
+                self._transactions = Transactions(own, _NAME, self._lock_timeout, lent=True)
             self._transactions.run([job])
-        except Exception as error:
+        except BaseException as error:
             job.error = error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from .transactions import Transactions
 T = TypeVar("T")
 P = ParamSpec("P")
 Op = Callable[Concatenate[sqlite3.Connection, P], T]
+Opener = Callable[[], "sqlite3.Connection | None"]
 Target = Union[str, "os.PathLike[str]", sqlite3.Connection]
 
 # How long a fork waits for operations under way before it happens around them, in seconds.
@@ -72,7 +74,8 @@ class Database:
         self._pragmas = checked(pragmas)
         self._forked = False
         self._opened = False
-        self._paused_lane = False
+        self._between_operations = False
+        self._closing = threading.RLock()
         self._borrowed: sqlite3.Connection | None = None
         self._file: DatabaseFile | None = None
         self._readers: Readers | None = None
@@ -88,7 +91,7 @@ class Database:
             check_borrowed(target)
             self._borrowed = target
             self.name = "the borrowed connection"
-            opener: Callable[[], sqlite3.Connection | None] = self._opener_of_borrowed(target)
+            opener: Opener = self._opener_of_borrowed(target)
         else:
             location = Location.of(target)
             self.name = location.name
@@ -101,19 +104,15 @@ class Database:
                 opener = file.open_writer
         self._lane = Lane(self.name, self._transactions(opener))
 
-    def _transactions(
-        self, opener: Callable[[], sqlite3.Connection | None]
-    ) -> Callable[[], Transactions]:
-        name, timeout = self.name, self._lock_timeout
+    def _transactions(self, opener: Opener) -> Callable[[], Transactions]:
+        name, timeout, lent = self.name, self._lock_timeout, self.is_borrowed
 
         def open_transactions() -> Transactions:
             conn = opener()
             # A file that cannot be written has no writer: what stands in its place says so.
-            return Transactions(
-                conn if conn is not None else cast(sqlite3.Connection, _NoWriter(name)),
-                name,
-                timeout,
-            )
+            if conn is None:
+                conn = cast(sqlite3.Connection, _NoWriter(name))
+            return Transactions(conn, name, timeout, lent=lent)
 
         return open_transactions
 
@@ -131,11 +130,16 @@ class Database:
 
         def open_memory() -> sqlite3.Connection:
             check_sqlite_version()
-            conn = connect(location.uri())
-            set_connection_pragmas(conn, pragmas)
-            for schema in schemas:
-                migrate(conn, schema)
-            return conn
+            with translated(location.name):
+                conn = connect(location.uri())
+                try:
+                    set_connection_pragmas(conn, pragmas)
+                    for schema in schemas:
+                        migrate(conn, schema)
+                except BaseException:
+                    conn.close()
+                    raise
+                return conn
 
         return open_memory
 
@@ -167,7 +171,7 @@ class Database:
 
     def open(self) -> None:
         """Open the database now and bring its tables up to date; the first call does it else."""
-        self._check_fork()
+        self._check_usable()
         if not self._opened:
             self._lane.call(MAINTAIN, _nothing, ())
             self._opened = True
@@ -199,7 +203,7 @@ class Database:
 
     def submit(self, job: AwaitedJob) -> None:
         """Queue an awaited job; for `AsyncDatabase`."""
-        self._check_fork()
+        self._check_usable()
         self._lane.submit(job)
 
     def lead(self) -> None:
@@ -207,45 +211,44 @@ class Database:
         self._lane.lead()
 
     def _perform(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        self._check_usable()
         if kind != READ or self._readers is None:
-            self._check_fork()
             return self._lane.call(kind, op, args)
         if not self._opened:
-            self.open()
+            self._open_for_reading()
         return self._read(self._readers, op, args)
 
+    def _open_for_reading(self) -> None:
+        if not self._lane.is_open:  # else its file is there, and a write may be under way
+            self.open()
+
     def _read(self, readers: Readers, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        if self.is_read_only:
-            self._renew_stale_readers(readers)
-        reader = readers.acquire()
         try:
-            return reader.read(op, args)
+            value = readers.read(op, args)
+            while self.is_read_only and cast(DatabaseFile, self._file).is_stale():
+                # Read as if nobody wrote, and somebody did: what was read may be half of each.
+                cast(DatabaseFile, self._file).renew()
+                readers.renew()
+                value = readers.read(op, args)
+            return value
         except sqlite3.Error:
             with translated(self.name):
                 raise
-        finally:
-            readers.release(reader)
-
-    def _renew_stale_readers(self, readers: Readers) -> None:
-        file = cast(DatabaseFile, self._file)
-        if file.is_stale():
-            readers.pause(None)
-            file.renew()
-            readers.close_idle()
-            readers.resume()
 
     def close(self) -> None:
         """Complete what is under way, close what was opened here, refuse later calls.
 
         Calling it again does nothing. A borrowed connection stays open.
         """
-        if self._readers is not None:
-            self._readers.close()
-        self._lane.close(self._closing)
+        self._check_nesting()
+        with self._closing:
+            if self._readers is not None:
+                self._readers.close()
+            self._lane.close(self._close_connection)
 
-    def _closing(self, conn: sqlite3.Connection) -> None:
-        self._lane.drop()
-        if not self.is_borrowed:
+    def _close_connection(self) -> None:
+        conn = self._lane.drop()
+        if conn is not None and not self.is_borrowed:
             conn.close()
 
     def __enter__(self) -> Self:
@@ -254,42 +257,56 @@ class Database:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _check_usable(self) -> None:
+        self._check_nesting()
+        if self._forked:
+            raise ConnectionUnusableError(
+                f"{self.name} was in use when os.fork() was called, and its connection cannot be "
+                "carried into a child process. Open a new one there; a file by its path, and "
+                "between its operations, is carried over."
+            )
+
+    def _check_nesting(self) -> None:
+        me = threading.get_ident()
+        if self._lane.is_led_by(me) or (self._readers and self._readers.is_used_by(me)):
+            raise ConnectionUnusableError(
+                f"{self.name}: an operation must use the connection it was given "
+                "and not call the database again"
+            )
+
     # A fork copies SQLite's notes about locks, but not the locks: a child that keeps the parent's
     # connections, even unused, writes to a file that it only believes to have locked. So the
     # connections are closed before the fork, and both sides open the file anew.
 
-    def _check_fork(self) -> None:
-        if self._forked:
-            raise ConnectionUnusableError(
-                f"{self.name} was opened before os.fork(): a single connection cannot be carried "
-                "into a child process. Open a new one there, or use a file by its path."
-            )
-
     def before_fork(self) -> None:
         """Close the file's connections, between operations."""
-        self._paused_lane = self._lane.pause(FORK_PATIENCE)
-        if self._file is None or not self._paused_lane:
-            return
-        readers = cast(Readers, self._readers)
-        if readers.pause(FORK_PATIENCE):
+        readers = self._readers
+        self._between_operations = self._lane.pause(FORK_PATIENCE) and (
+            readers is None or readers.pause(FORK_PATIENCE)
+        )
+        if readers is not None and self._between_operations:
             readers.close_idle()
-            if conn := self._lane.drop():
-                conn.close()
+            self._close_connection()
 
     def after_fork_in_parent(self) -> None:
         """Let operations run again."""
         if self._readers is not None:
             self._readers.resume()
-        if self._paused_lane:
-            self._lane.resume()
+        self._lane.resume()
+        self._between_operations = False
 
     def after_fork_in_child(self) -> None:
         """Start afresh: threads, queues and connections of the parent are not here."""
-        self._lane.forget()
+        _inherited.append(self._lane.forget())
         if self._readers is not None:
-            self._readers.forget()
-        else:
-            self._forked = True
+            _inherited.append(self._readers.forget())
+        self._forked |= self._file is None or not self._between_operations
+        self._closing = threading.RLock()
+
+
+# Connections of the parent that could not be closed before a fork: kept, since closing them here
+# would touch the file behind the parent's back.
+_inherited: list[object] = []
 
 
 class _NoWriter:
@@ -300,7 +317,7 @@ class _NoWriter:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def execute(self, *_: object) -> None:
+    def __getattr__(self, _: str) -> None:
         raise ReadOnlyError(
             f"{self._name} can be read but not written: give this user write permission on the "
             "file and its directory, or open a copy"
@@ -316,9 +333,10 @@ def _nothing(conn: sqlite3.Connection) -> None:
 
 def _close_quietly(lane: Lane, readers: Readers | None, borrowed: bool) -> None:
     """For a database that nobody closed: readers first, so that the writer removes the -wal."""
-    if readers is not None:
-        readers.close_idle()
-    conn = lane.idle_connection()
-    if conn is not None and not borrowed:
-        lane.drop()
-        conn.close()
+    with fork.mutex:
+        if readers is not None:
+            readers.close_idle()
+        conn = lane.idle_connection()
+        if conn is not None and not borrowed:
+            lane.drop()
+            conn.close()

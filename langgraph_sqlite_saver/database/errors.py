@@ -83,12 +83,19 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise translate(error, where) from error
+        explained = translate(error, where)
+        if explained is error:
+            raise
+        raise explained from error
 
 
 def translate(error: sqlite3.Error, where: str) -> Exception:
     """The library's error for one of sqlite3's, or the error itself where we know no better."""
     text = str(error)
+    if is_busy(error):
+        return DatabaseLockedError(
+            f"{where}: {text}. Another connection holds a lock; call again, or raise lock_timeout."
+        )
     for pattern, kind, remedy in _TRANSLATIONS:
         if pattern in text:
             return kind(f"{where}: {text}. {remedy}")
@@ -113,7 +120,12 @@ _TRANSLATIONS: tuple[tuple[str, type[StorageError], str], ...] = (
         "Give the path of an SQLite file, or of a file that does not exist yet.",
     ),
     (
-        "malformed",
+        "malformed database schema",
+        NotADatabaseError,
+        "The file is damaged: restore a backup.",
+    ),
+    (
+        "disk image is malformed",
         NotADatabaseError,
         "The file is damaged: restore a backup, or save what can be read "
         "with the sqlite3 shell's `.recover`.",
@@ -132,11 +144,6 @@ _TRANSLATIONS: tuple[tuple[str, type[StorageError], str], ...] = (
         "Cannot operate on a closed database",
         DatabaseClosedError,
         "The connection was closed by its owner.",
-    ),
-    (
-        "locked",
-        DatabaseLockedError,
-        "Another connection holds a lock; call again, or raise lock_timeout.",
     ),
     (
         "disk I/O error",

@@ -27,6 +27,7 @@ from .errors import (
     ReadOnlyError,
     StorageError,
     UnknownSchemaError,
+    is_busy,
     translated,
 )
 from .migrations import Schema
@@ -45,6 +46,7 @@ class Location:
     path: str | None
     query: tuple[tuple[str, str], ...] = ()
     read_only: bool = False
+    must_exist: bool = False
 
     @classmethod
     def of(cls, target: StrPath) -> Location:
@@ -70,12 +72,19 @@ class Location:
             return cls(uri, None, query)
         read_only = options.get("mode") == "ro" or options.get("immutable") == "1"
         kept = tuple((k, v) for k, v in query if k not in ("mode", "cache"))
-        return cls(uri, str(Path(url2pathname(parts.path)).absolute()), kept, read_only)
+        must_exist = options.get("mode") == "rw"
+        path = str(Path(url2pathname(parts.path)).absolute())
+        return cls(uri, path, kept, read_only, must_exist)
 
     @property
     def wal(self) -> Path:
         """The write-ahead log beside the file."""
         return Path(f"{self.path}-wal")
+
+    @property
+    def journal(self) -> Path:
+        """The rollback journal beside the file, in journal modes other than WAL."""
+        return Path(f"{self.path}-journal")
 
     def uri(self, **options: str) -> str:
         """The URI to open it with."""
@@ -120,7 +129,8 @@ class DatabaseFile:
         self._schemas = schemas
         self._pragmas = pragmas
         self._lock_timeout = lock_timeout
-        self._immutable = False
+        # What the file looked like when it was opened as one that nobody writes.
+        self._immutable: tuple[int, ...] | None = None
 
     def open_writer(self) -> sqlite3.Connection | None:
         """Create the file where it is missing, check it, migrate it, and return the writer.
@@ -130,7 +140,7 @@ class DatabaseFile:
         check_sqlite_version()
         location = self.location
         with translated(location.name):
-            if not location.read_only:
+            if not (location.read_only or location.must_exist):
                 _create_missing(location)
             self._refuse_foreign()
             self.read_only = location.read_only or not _can_write(location)
@@ -150,18 +160,25 @@ class DatabaseFile:
 
     def is_stale(self) -> bool:
         """Whether connections opened as immutable must be renewed: somebody writes again."""
-        return self._immutable and self.location.wal.exists()
+        return self._immutable is not None and (
+            self.location.wal.exists() or self._immutable != self._looks()
+        )
 
     def renew(self) -> None:
         """Look at the file afresh at the next `open_reader`."""
-        self._immutable = False
+        self._immutable = None
+
+    def _looks(self) -> tuple[int, ...]:
+        stat = os.stat(self.location.path or "")  # noqa: PTH116
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _refuse_foreign(self) -> None:
         """Raise for a file that must not be touched, having touched nothing."""
         path = Path(self.location.path or "")
-        if path.is_dir():
+        # os.path answers False where pathlib raises PermissionError.
+        if os.path.isdir(path):  # noqa: PTH112
             raise CannotOpenError(f"{self.location.name} is a directory: give the path of a file")
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110
             raise CannotOpenError(f"{self.location.name} does not exist and cannot be created here")
         if path.stat().st_size == 0:
             return
@@ -214,12 +231,12 @@ class DatabaseFile:
             return self._reader(mode="rw")
         try:
             return self._reader(mode="ro")
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # WAL needs a -shm beside the file; where none can be made and nobody writes, the
             # file is as good as immutable.
-            if self.location.wal.exists():
+            if is_busy(error) or self.location.wal.exists() or self.location.journal.exists():
                 raise
-            self._immutable = True
+            self._immutable = self._looks()
             return self._reader(immutable="1")
 
     def _reader(self, **options: str) -> sqlite3.Connection:
@@ -268,7 +285,7 @@ def _cannot_create(location: Location, error: OSError) -> StorageError:
     directory = Path(location.path or "").parent
     if error.errno == errno.ENOSPC:
         return DatabaseFullError(f"{location.name}: the disk is full. Free some space.")
-    if not directory.exists():
+    if error.errno == errno.ENOENT:
         return CannotOpenError(f"{location.name}: create the directory {directory} first")
     return CannotOpenError(
         f"{location.name}: cannot create it in {directory} ({error.strerror}). "

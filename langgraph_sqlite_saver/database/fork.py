@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -21,26 +22,39 @@ class Forkable(Protocol):
 
 
 _watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+# Held from before a fork until after it, and by whoever is inside SQLite outside any operation: a
+# child would inherit SQLite's own mutexes as they are, and wait for a thread that it does not have.
+mutex = threading.RLock()
+_around: list[Forkable] = []
 
 
 def watch(what: Forkable) -> None:
     """Call the three methods at every fork, for as long as the object lives."""
-    _watched.add(what)
+    with mutex:
+        _watched.add(what)
 
 
 def _before() -> None:
-    for each in list(_watched):
+    mutex.acquire()
+    _around.extend(_watched)
+    for each in _around:
         each.before_fork()
 
 
 def _after_in_parent() -> None:
-    for each in list(_watched):
-        each.after_fork_in_parent()
+    _after("after_fork_in_parent")
 
 
 def _after_in_child() -> None:
-    for each in list(_watched):
-        each.after_fork_in_child()
+    _after("after_fork_in_child")
+
+
+def _after(method: str) -> None:
+    around = _around.copy()
+    _around.clear()
+    for each in around:
+        getattr(each, method)()
+    mutex.release()
 
 
 if hasattr(os, "register_at_fork"):

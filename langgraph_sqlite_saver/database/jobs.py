@@ -8,27 +8,35 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Literal
 
-Kind = Literal["read", "write", "maintain"]
+Kind = Literal["read", "write", "maintain", "pause", "close"]
 
 READ: Kind = "read"
 WRITE: Kind = "write"
 MAINTAIN: Kind = "maintain"
+# Not operations: keeping the lane for a fork, and closing it.
+PAUSE: Kind = "pause"
+CLOSE: Kind = "close"
 
 Operation = Callable[..., Any]
 
 
 class Job:
-    """An operation, its arguments, and its outcome once it has run."""
+    """An operation, its arguments, its outcome; `done` once that is final, a write committed."""
 
-    __slots__ = ("answered", "args", "error", "kind", "op", "value")
+    __slots__ = ("args", "done", "error", "kind", "op", "value")
 
     def __init__(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> None:
         self.kind = kind
         self.op = op
         self.args = args
         self.value: Any = None
-        self.error: Exception | None = None
-        self.answered = False
+        self.error: BaseException | None = None
+        self.done = False
+
+    def settle(self, value: Any, error: BaseException | None = None) -> None:
+        """Note the outcome."""
+        self.value, self.error = value, error
+        self.done = True
 
     def promote(self) -> None:
         """Have the job's caller lead the queue: run its own job and those that wait with it."""
@@ -38,26 +46,26 @@ class Job:
 class BlockingJob(Job):
     """A job whose caller sleeps until it is answered, or is asked to lead."""
 
-    __slots__ = ("_asleep", "_leads")
+    __slots__ = ("_asleep",)
 
     def __init__(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> None:
         super().__init__(kind, op, args)
         self._asleep = threading.Lock()
         self._asleep.acquire()
-        self._leads = False
 
-    def wait(self) -> bool:
-        """Sleep until answered (False) or asked to lead (True)."""
-        self._asleep.acquire()
-        return self._leads
+    def wait(self, limit: float = -1) -> None:
+        """Sleep until woken, or for `limit` seconds."""
+        self._asleep.acquire(timeout=limit)
 
     def wake(self) -> None:
-        """Let the caller go on: it has its answer."""
-        self._asleep.release()
+        """Have the caller look again: it has its answer, or the lead. Twice is as good as once."""
+        try:  # noqa: SIM105 - a context manager costs three times as much here
+            self._asleep.release()
+        except RuntimeError:
+            pass
 
     def promote(self) -> None:
-        self._leads = True
-        self._asleep.release()
+        self.wake()
 
     def result(self) -> Any:
         """The operation's value; raises its error."""
@@ -87,7 +95,6 @@ def answer(jobs: Iterable[Job]) -> None:
     """Give every caller its answer: threads are woken, each event loop is called once."""
     awaited: dict[asyncio.AbstractEventLoop, list[AwaitedJob]] = {}
     for job in jobs:
-        job.answered = True
         if isinstance(job, AwaitedJob):
             awaited.setdefault(job.loop, []).append(job)
         elif isinstance(job, BlockingJob):
@@ -101,7 +108,9 @@ def _settle(jobs: Iterable[AwaitedJob]) -> None:
     for job in jobs:
         if job.future.done():  # cancelled meanwhile
             continue
-        if job.error is not None:
+        if isinstance(job.error, StopIteration):  # a future takes it for the end of a coroutine
+            job.future.set_exception(RuntimeError("the operation raised StopIteration"))
+        elif job.error is not None:
             job.future.set_exception(job.error)
         else:
             job.future.set_result(job.value)

@@ -3,20 +3,24 @@
 The first to arrive leads: it takes what waits, runs it as one transaction (group commit), answers
 everybody, and hands the lead to the head of the queue. So a lone caller pays for no thread switch,
 and callers that come while a commit waits for the disk share the next one.
+
+Ctrl-C may strike the leader between any two steps. So each step can be done twice: a job is in the
+queue or in the batch (never in neither), what has run is marked `done` before it is answered, and
+waking a caller once too often does no harm.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from .errors import ConnectionUnusableError, DatabaseClosedError
-from .jobs import MAINTAIN, WRITE, AwaitedJob, BlockingJob, Job, Kind, Operation, answer
-from .transactions import Transactions
+from .errors import DatabaseClosedError
+from .jobs import CLOSE, PAUSE, WRITE, AwaitedJob, BlockingJob, Job, Kind, Operation, answer
+from .transactions import Transactions, is_the_operations
 
 # Enough to make the disk's wait small for each; few enough that nobody waits for a long batch.
 LARGEST_BATCH = 128
@@ -28,6 +32,7 @@ class Lane:
     def __init__(self, name: str, connect: Callable[[], Transactions]) -> None:
         self._name = name
         self._connect = connect
+        self._closed = False
         self._reset()
 
     def _reset(self) -> None:
@@ -35,147 +40,189 @@ class Lane:
         self._queue: deque[Job] = deque()
         self._batch: list[Job] = []
         self._leader: Job | None = None
+        self._led = False  # whether a thread has come for the awaited job that leads
+        self._pausing: BlockingJob | None = None
         self._leading_thread: int | None = None
         self._transactions: Transactions | None = None
-        self._closed = False
 
     def call(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> Any:
         """Run an operation and return its value; Ctrl-C leaves the others answered."""
-        return self._perform(BlockingJob(kind, op, args), closing=False)
+        return self._perform(BlockingJob(kind, op, args))
 
     def submit(self, job: AwaitedJob) -> None:
         """Queue a job for whoever leads; never blocks."""
-        if self._enqueue(job):
-            try:
+        try:
+            if self._enqueue(job):
                 job.promote()
-            except RuntimeError:  # no thread can be started any more: the interpreter is ending
-                self._abandon(job)
-                raise
+        except BaseException:  # Ctrl-C, or no thread can be started: the interpreter is ending
+            self._abandon(job)
+            raise
 
     def lead(self) -> None:
         """Run jobs until none is left; for the thread that an awaited job was promoted to."""
-        self._lead(None)
-
-    def close(self, op: Operation) -> None:
-        """Complete what was accepted, run `op` last, and refuse whatever comes later."""
-        if self._closed:
-            return
-        self._perform(BlockingJob(MAINTAIN, op, ()), closing=True)
-
-    def _perform(self, job: BlockingJob, *, closing: bool) -> Any:
-        if self._leading_thread == threading.get_ident():
-            raise ConnectionUnusableError(
-                f"{self._name}: an operation must use the connection it was given "
-                "and not call the database again"
-            )
+        with self._mutex:
+            leader = self._leader
+            if not isinstance(leader, AwaitedJob) or self._led:
+                return  # promoted twice
+            self._led = True
         try:
-            if self._enqueue(job, closing=closing) or job.wait():
-                self._lead(job)
+            self._lead(None)
+        except BaseException:
+            self._led = False
+            self._abandon(leader, cancel=False)
+            raise
+
+    def close(self, op: Callable[[], object]) -> None:
+        """Complete what was accepted, run `op` last, and refuse whatever comes later."""
+        if not self._closed:
+            self._perform(BlockingJob(CLOSE, op, ()))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._transactions is not None
+
+    def is_led_by(self, thread: int) -> bool:
+        """Whether that thread is running an operation here now."""
+        return self._leading_thread == thread
+
+    def _perform(self, job: BlockingJob) -> Any:
+        try:
+            self._enqueue(job)
+            while not job.done:
+                if self._leader is job:
+                    self._lead(job)
+                else:
+                    job.wait()
         except BaseException:
             self._abandon(job)
             raise
         return job.result()
 
-    def _enqueue(self, job: Job, *, closing: bool = False) -> bool:
+    def _enqueue(self, job: Job) -> bool:
         """Queue a job; True if its caller has to lead."""
         with self._mutex:
             if self._closed:
                 raise DatabaseClosedError(f"{self._name} was closed: open it anew")
-            self._closed = closing
+            self._closed = job.kind == CLOSE
             self._queue.append(job)
             if self._leader is not None:
                 return False
-            self._leader = job
+            self._leader, self._led = job, False
             return True
 
     def _lead(self, own: Job | None) -> None:
-        while True:
+        while own is None or not own.done:
             with self._mutex:
-                self._batch = batch = self._take()
-                if not batch:
-                    self._leader = None
-                    return
-            self._run(batch)
-            answer(batch)
-            if own is not None and own.answered:
-                self._hand_over()
-                return
+                self._take()
+                if not self._batch:
+                    break
+            self._run(self._batch)
+            if len(self._batch) > 1 or own is not self._batch[0]:  # a lone leader is awake
+                answer(self._batch)
+        self._hand_over()
 
-    def _take(self) -> list[Job]:
-        """The next job, with the writes behind it if it is one."""
-        queue = self._queue
+    def _take(self) -> None:
+        """Move the next job into the batch, with the writes behind it if it is one."""
         batch: list[Job] = []
-        while queue and len(batch) < LARGEST_BATCH:
+        self._batch = batch
+        queue = self._queue
+        while queue and len(batch) < LARGEST_BATCH and queue[0].kind != PAUSE:
             if batch and not (batch[0].kind == queue[0].kind == WRITE):
                 break
-            batch.append(queue.popleft())
-        return batch
+            batch.append(queue[0])
+            queue.popleft()
 
     def _run(self, batch: list[Job]) -> None:
         self._leading_thread = threading.get_ident()
         try:
+            if batch[0].kind == CLOSE:
+                batch[0].settle(batch[0].op())
+                return
             if self._transactions is None:
                 self._transactions = self._connect()
             self._transactions.run(batch)
-        except Exception as error:  # it could not be opened
+        except BaseException as error:  # it could not be opened, or closed
+            if not is_the_operations(error):
+                raise
             for job in batch:
-                job.error = error
+                if not job.done:
+                    job.settle(None, error)
         finally:
             self._leading_thread = None
 
     def _hand_over(self) -> None:
         with self._mutex:
             self._batch = []
+            self._led = False
             self._leader = head = self._queue[0] if self._queue else None
         if head is None:
             return
         try:
             head.promote()
         except RuntimeError:  # no thread can be started any more: the interpreter is ending
-            self._lead(None)
+            self.lead()
 
-    def _abandon(self, job: Job) -> None:
+    def _abandon(self, job: Job, *, cancel: bool = True) -> None:
         """The caller was interrupted: take its job back, and don't leave the others waiting."""
         with self._mutex:
-            if job in self._queue:
+            if cancel and job in self._queue:
                 self._queue.remove(job)
-            if self._leader is not job:
-                return
-            waiting = [j for j in self._batch if not j.answered and j is not job]
-            self._batch = []
-            self._queue.extendleft(reversed(waiting))
-        self._hand_over()
+            if job.kind == CLOSE and not job.done:
+                self._closed = False
+            leader = self._leader
+            leads = leader is job and not self._led
+            if leads:
+                batch, self._batch = self._batch, []
+                again = [j for j in batch if not (j.done or j in self._queue)]
+                self._queue.extendleft(j for j in reversed(again) if not (cancel and j is job))
+        if leads:
+            answer(j for j in batch if j.done)
+            self._hand_over()
+        elif leader is not None:  # it may not have heard of it
+            with suppress(RuntimeError):
+                leader.promote()
 
     # Around a fork, and at the end.
 
     def pause(self, limit: float) -> bool:
         """Keep everybody from leading; False if someone still led after `limit` seconds."""
-        deadline = time.monotonic() + limit
-        pausing = Job(MAINTAIN, _nothing, ())
-        while self._leading_thread != threading.get_ident():
-            with self._mutex:
-                if self._leader is None:
-                    self._leader = pausing
-                    return True
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.001)
-        return False
+        if self.is_led_by(threading.get_ident()):
+            return False
+        self._pausing = pausing = BlockingJob(PAUSE, _nothing, ())
+        with self._mutex:
+            if self._leader is None:
+                self._leader = pausing
+                return True
+            self._queue.appendleft(pausing)
+        pausing.wait(limit)
+        with self._mutex:
+            self._queue.remove(pausing)
+            return self._leader is pausing
 
     def resume(self) -> None:
         """Let jobs run again after `pause`."""
-        self._hand_over()
+        pausing, self._pausing = self._pausing, None
+        with self._mutex:
+            if pausing is not None and pausing in self._queue:
+                self._queue.remove(pausing)
+            paused = pausing is not None and self._leader is pausing
+        if paused:
+            self._hand_over()
 
     def drop(self) -> sqlite3.Connection | None:
         """Give up the connection, for the caller to close; the next job opens a new one."""
         transactions, self._transactions = self._transactions, None
         return transactions.conn if transactions else None
 
-    def forget(self) -> None:
-        """In a child process: nothing of the parent's queue and threads is here."""
-        closed = self._closed
+    def forget(self) -> Transactions | None:
+        """In a child process: nothing of the parent's queue and threads is here.
+
+        Returns what was open, for the caller to keep: it must not be closed here.
+        """
+        inherited = self._transactions
         self._reset()
-        self._closed = closed
+        return inherited
 
     def idle_connection(self) -> sqlite3.Connection | None:
         """The connection, if no job is running on it."""
@@ -184,5 +231,5 @@ class Lane:
         return None
 
 
-def _nothing(conn: sqlite3.Connection) -> None:
+def _nothing() -> None:
     pass

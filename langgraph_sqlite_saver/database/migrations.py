@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from .errors import InvalidInputError, MigrationError, UnknownSchemaError
+from .errors import InvalidInputError, MigrationError, UnknownSchemaError, translate
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*\.sql\Z")
 
@@ -125,11 +125,11 @@ def apply_next(conn: sqlite3.Connection, schema: Schema) -> bool:
         for statement in migration.statements():
             conn.execute(statement)
         conn.execute(f"INSERT INTO {schema.versions_table} (v) VALUES (?)", (migration.version,))  # noqa: S608
-    except sqlite3.OperationalError as error:
-        if "syntax" in str(error) or "exists" in str(error) or "no such" in str(error):
-            raise MigrationError(
-                f"{migration.name} failed: {error}. The file is at the version it had; if it is "
-                "another program's, give the saver a file of its own."
-            ) from error
-        raise
+    except sqlite3.Error as error:
+        if translate(error, "") is not error:  # a lock, a full disk: not the migration's fault
+            raise
+        raise MigrationError(
+            f"{migration.name} failed: {error}. The file is at the version it had; if it is "
+            "another program's, give the saver a file of its own."
+        ) from error
     return True

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 
+from . import fork
 from .errors import InvalidInputError
 
 PragmaValue = str | int | bool
@@ -30,6 +32,9 @@ CONNECTION_PRAGMAS: dict[str, PragmaValue] = {
     # Off: after another connection's commit a mapped read costs more than a copied one.
     "mmap_size": 0,
     "foreign_keys": True,
+    # Pages in the -wal before it is copied into the file: four times SQLite's default, since a page
+    # that changed often is copied once.
+    "wal_autocheckpoint": 4000,
     # The -wal file is cut back to this after a checkpoint, so one huge write does not stay.
     "journal_size_limit": 64 * 1024 * 1024,
     # Waiting is ours (see busy.py): SQLite's own handler is unfair.
@@ -53,18 +58,15 @@ def checked(pragmas: Mapping[str, PragmaValue] | None) -> dict[str, PragmaValue]
             raise InvalidInputError(
                 f"unknown PRAGMA {name!r}: see https://www.sqlite.org/pragma.html for the names"
             )
-        if not _VALUE.match(str(value)):
+        if not isinstance(value, (str, int)) or not _VALUE.match(str(value)):
             raise InvalidInputError(f"PRAGMA {name} cannot have the value {value!r}")
         result[lower] = value
     return result
 
 
 def _known_pragmas() -> frozenset[str]:
-    conn = sqlite3.connect(":memory:")
-    try:
+    with fork.mutex, closing(sqlite3.connect(":memory:")) as conn:
         return frozenset(row[0] for row in conn.execute("PRAGMA pragma_list"))
-    finally:
-        conn.close()
 
 
 def set_file_pragmas(conn: sqlite3.Connection, overrides: Mapping[str, PragmaValue]) -> None:

@@ -1,15 +1,29 @@
-"""A bounded pool of reading connections; the one used last is given out first (warm cache)."""
+"""A bounded pool of reading connections; the first that is free is used (a warm cache)."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
+from . import fork
 from .errors import DatabaseClosedError
 from .transactions import Transactions
+
+# Ctrl-C in the thread that gives a reader back can swallow its call; then look again, in seconds.
+_LOOK_AGAIN = 0.1
+
+
+class _Slot:
+    """Room for a connection. Who uses it is one attribute: nothing can be half given back."""
+
+    __slots__ = ("generation", "transactions", "user")
+
+    def __init__(self) -> None:
+        self.user: int | None = None
+        self.transactions: Transactions | None = None
+        self.generation = 0
 
 
 class Readers:
@@ -20,92 +34,116 @@ class Readers:
         self.size = size
         self._connect = connect
         self._closed = False
+        self._generation = 0
         self._reset()
 
     def _reset(self) -> None:
-        self._idle: deque[Transactions] = deque()
-        self._opened = 0
+        self._slots = [_Slot() for _ in range(self.size)]
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._waiting = 0
-        self._changed = threading.Condition()
         self._paused = False
 
-    def acquire(self) -> Transactions:
-        """A connection for the caller alone; waits for one while all are in use."""
-        if not self._paused:
-            try:
-                return self._idle.pop()
-            except IndexError:
-                pass
-        return self._acquire_slowly()
-
-    def release(self, reader: Transactions) -> None:
-        """Give a connection back."""
-        self._idle.append(reader)
-        if self._waiting:
-            with self._changed:
-                self._changed.notify_all()
-
-    def _acquire_slowly(self) -> Transactions:
-        with self._changed:
-            # Counted as waiting before looking again, so that a release in between notifies.
-            self._waiting += 1
-            try:
-                while (reader := self._idle_or_room()) is None:
-                    self._changed.wait()
-            finally:
-                self._waiting -= 1
-        if isinstance(reader, Transactions):
-            return reader
+    def read(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """What `op` returns on a connection of its own; waits for one while all are in use."""
+        me = threading.get_ident()
+        slot: _Slot | None = None
         try:
-            return self._connect()
-        except BaseException:
-            with self._changed:
-                self._opened -= 1
-                self._changed.notify_all()
-            raise
+            slot = self._acquire(me)
+            return self._connected(slot).read(op, args)
+        finally:
+            if slot is None:  # interrupted on the way
+                slot = self._used_by(me)
+            if slot is not None:
+                slot.user = None
+            if self._waiting:
+                with self._changed:
+                    self._changed.notify_all()
 
-    def _idle_or_room(self) -> Transactions | Literal["room"] | None:
+    def is_used_by(self, thread: int) -> bool:
+        """Whether that thread is running an operation here now."""
+        return self._used_by(thread) is not None
+
+    def _used_by(self, thread: int) -> _Slot | None:
+        for slot in self._slots:
+            if slot.user == thread:
+                return slot
+        return None
+
+    def _acquire(self, me: int) -> _Slot:
+        with self._mutex:
+            slot = self._free() or self._wait_for_one()
+            slot.user = me
+            return slot
+
+    def _wait_for_one(self) -> _Slot:
+        # Counted as waiting before looking again, so that whoever is done in between notifies.
+        self._waiting += 1
+        try:
+            while (slot := self._free()) is None:
+                self._changed.wait(_LOOK_AGAIN)
+            return slot
+        finally:
+            self._waiting -= 1
+
+    def _free(self) -> _Slot | None:
+        """A free connection, or else room for one."""
         if self._closed:
             raise DatabaseClosedError(f"{self._name} was closed: open it anew")
         if self._paused:
             return None
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        if self._opened == self.size:
-            return None
-        self._opened += 1
-        return "room"
+        room = None
+        for slot in self._slots:
+            if slot.user is None:
+                if slot.transactions is not None:
+                    return slot
+                room = room or slot
+        return room
+
+    def _connected(self, slot: _Slot) -> Transactions:
+        if slot.transactions is not None and slot.generation == self._generation:
+            return slot.transactions
+        if slot.transactions is not None:
+            slot.transactions.conn.close()
+            slot.transactions = None
+        slot.generation = self._generation
+        slot.transactions = opened = self._connect()
+        return opened
+
+    def renew(self) -> None:
+        """Have each connection opened anew before its next use."""
+        self._generation += 1
 
     def pause(self, limit: float | None) -> bool:
         """Hold new readers back and wait for those under way; False after `limit` seconds."""
+        if self.is_used_by(threading.get_ident()):
+            return False
         deadline = None if limit is None else time.monotonic() + limit
-        with self._changed:
+        with self._mutex:
             self._paused = True
             self._waiting += 1
             try:
-                while len(self._idle) < self._opened:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
+                while any(slot.user is not None for slot in self._slots):
+                    if deadline is not None and time.monotonic() > deadline:
                         return False
-                    self._changed.wait(left)
+                    self._changed.wait(_LOOK_AGAIN)
             finally:
                 self._waiting -= 1
         return True
 
     def resume(self) -> None:
         """Let readers on again after `pause`."""
-        with self._changed:
+        with self._mutex:
             self._paused = False
             self._changed.notify_all()
 
     def close_idle(self) -> None:
         """Close the connections that nobody uses; later readers open new ones."""
-        with self._changed:
-            while self._idle:
-                self._idle.pop().conn.close()
-                self._opened -= 1
+        with fork.mutex:
+            for slot in self._slots:
+                if slot.user is None and slot.transactions is not None:
+                    transactions, slot.transactions = slot.transactions, None
+                    transactions.conn.close()
 
     def close(self) -> None:
         """Wait for the reads under way, close all, and refuse later ones."""
@@ -114,6 +152,11 @@ class Readers:
         self.close_idle()
         self.resume()
 
-    def forget(self) -> None:
-        """In a child process: none of the parent's connections is ours."""
+    def forget(self) -> list[Transactions]:
+        """In a child process: none of the parent's connections is ours.
+
+        Returns what was open, for the caller to keep: it must not be closed here.
+        """
+        inherited = [slot.transactions for slot in self._slots if slot.transactions is not None]
         self._reset()
+        return inherited

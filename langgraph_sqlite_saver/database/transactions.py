@@ -8,27 +8,40 @@ that shared it are run again one by one, so that each is answered truthfully.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .busy import retry_while_busy
-from .errors import ConnectionUnusableError, translate
+from .errors import ConnectionUnusableError, is_busy, translate
 from .jobs import MAINTAIN, READ, Job
+
+
+def is_the_operations(error: BaseException) -> bool:
+    """Whether an operation raised it, and not a signal: Ctrl-C comes to the main thread only."""
+    if isinstance(error, Exception):
+        return True
+    return threading.current_thread() is not threading.main_thread()
 
 
 class Transactions:
     """The transactions of one connection.
 
-    `where` and `lock_timeout` (seconds) are for the error that a locked database ends in.
+    `where` and `lock_timeout` (seconds) are for the error that a locked database ends in. On a
+    connection that is `lent` an open transaction is its owner's, and left for him to commit.
     """
 
-    def __init__(self, conn: sqlite3.Connection, where: str, lock_timeout: float) -> None:
+    def __init__(
+        self, conn: sqlite3.Connection, where: str, lock_timeout: float, *, lent: bool = False
+    ) -> None:
         self.conn = conn
         self._where = where
         self._lock_timeout = lock_timeout
+        self._lent = lent
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs and note each one's value or error; raises only what is no Exception."""
+        """Run the jobs and note each one's value or error; raises only what interrupts it."""
         if len(jobs) > 1 and self._run_together(jobs):
             return
         for job in jobs:
@@ -37,111 +50,162 @@ class Transactions:
     def read(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """What `op` returns on one snapshot; runs it again where a lock was in the way."""
         try:
-            return self._atomically("BEGIN", op, args)
-        except sqlite3.OperationalError:
-            return self._retry(lambda: self._atomically("BEGIN", op, args))
+            return self._read_once(op, args)
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+        return self._retry(lambda: self._read_once(op, args))
 
-    def _run_alone(self, job: Job) -> None:
-        try:
-            if job.kind == READ:
-                job.value = self.read(job.op, job.args)
-            elif job.kind == MAINTAIN:
-                job.value = self._outside(job.op, job.args)
-            else:
-                job.value = self._atomically("BEGIN IMMEDIATE", job.op, job.args)
-        except Exception as error:
-            job.error = self._explained(error)
-
-    def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        if self.conn.in_transaction:
-            raise ConnectionUnusableError(
-                f"{self._where}: the connection's owner has a transaction open; "
-                "commit it before maintenance"
-            )
-        return self._retry(lambda: op(self.conn, *args))
-
-    def _atomically(self, begin: str, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _read_once(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if self._is_owners():
+            return self._in_savepoint(op, args)
         conn = self.conn
-        if conn.in_transaction:
-            return self._in_savepoint(op, args, owned=True)
         try:
-            conn.execute(begin)
-        except sqlite3.OperationalError:
-            self._retry(lambda: conn.execute(begin))
-        try:
+            conn.execute("BEGIN")
             value = op(conn, *args)
-            self._commit()
+            conn.execute("COMMIT")
         except BaseException:
             self._rollback()
             raise
         return value
 
-    def _in_savepoint(self, op: Callable[..., Any], args: tuple[Any, ...], owned: bool) -> Any:
-        """Inside an open transaction: ours, or (`owned`) the connection owner's to commit."""
-        conn = self.conn
-        conn.execute("SAVEPOINT operation")
+    def _run_alone(self, job: Job) -> None:
         try:
-            value = op(conn, *args)
-            conn.execute("RELEASE operation")
-        except BaseException:
-            self._undo_savepoint(owned)
-            raise
-        return value
+            if job.kind == READ:
+                job.settle(self.read(job.op, job.args))
+            elif job.kind == MAINTAIN:
+                job.settle(self._outside(job.op, job.args))
+            elif self._is_owners():
+                job.settle(self._in_savepoint(job.op, job.args))
+            else:
+                self._write(job)
+        except BaseException as error:
+            if not is_the_operations(error):
+                raise
+            job.settle(None, self._explained(error))
 
-    def _undo_savepoint(self, owned: bool) -> None:
+    def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if self._is_owners():
+            raise ConnectionUnusableError(
+                f"{self._where}: the connection's owner has a transaction open; "
+                "commit it before maintenance"
+            )
         try:
-            self.conn.execute("ROLLBACK TO operation")
-            self.conn.execute("RELEASE operation")
-        except sqlite3.Error:  # SQLite has ended the transaction; if not, nothing in it may stay
-            self._rollback(owned)
+            return self._retry(lambda: op(self.conn, *args))
+        finally:
+            self._rollback()
+
+    def _write(self, job: Job) -> None:
+        try:
+            self._begin()
+            value = job.op(self.conn, *job.args)
+            self._commit(lambda: job.settle(value))
+        except BaseException:
+            self._rollback()
+            raise
 
     def _run_together(self, jobs: Sequence[Job]) -> bool:
         """One transaction for all, a savepoint for each; False where they must run one by one."""
-        conn = self.conn
-        owned = conn.in_transaction
         try:
-            if not owned:
-                self._retry(lambda: conn.execute("BEGIN IMMEDIATE"))
+            if self._is_owners():
+                return False
+            self._begin()
         except Exception as error:
             for job in jobs:
-                job.error = self._explained(error)
+                job.settle(None, self._explained(error))
             return True
+        except BaseException:
+            self._rollback()
+            raise
         try:
-            outcomes = [self._outcome(job, owned) for job in jobs]
-            if not owned:
-                self._commit()
-        except sqlite3.Error:
-            self._rollback(owned)
+            outcomes = [self._outcome(job) for job in jobs]
+            self._commit(lambda: self._settle(jobs, outcomes))
+        except Exception:
+            self._rollback()
             return False
         except BaseException:
-            self._rollback(owned)
+            self._rollback()
             raise
-        for job, (value, failure) in zip(jobs, outcomes, strict=True):
-            job.value, job.error = value, failure and self._explained(failure)
         return True
 
-    def _outcome(self, job: Job, owned: bool) -> tuple[Any, Exception | None]:
+    def _outcome(self, job: Job) -> tuple[Any, BaseException | None]:
         try:
-            return self._in_savepoint(job.op, job.args, owned), None
-        except Exception as error:
+            return self._in_savepoint(job.op, job.args), None
+        except BaseException as error:
+            if not is_the_operations(error):
+                raise
             if not self.conn.in_transaction:
                 raise sqlite3.OperationalError("SQLite rolled the transaction back") from error
             return None, error
 
-    def _commit(self) -> None:
-        try:
-            self.conn.execute("COMMIT")
-        except sqlite3.OperationalError:
-            self._retry(lambda: self.conn.execute("COMMIT"))
+    def _settle(
+        self, jobs: Sequence[Job], outcomes: Sequence[tuple[Any, BaseException | None]]
+    ) -> None:
+        for job, (value, failure) in zip(jobs, outcomes, strict=True):
+            job.settle(value, failure and self._explained(failure))
 
-    def _rollback(self, owned: bool = False) -> None:
-        if self.conn.in_transaction and not owned:
+    def _in_savepoint(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Inside an open transaction: ours, or the connection owner's to commit."""
+        conn = self.conn
+        try:
+            conn.execute("SAVEPOINT operation")
+            value = op(conn, *args)
+            conn.execute("RELEASE operation")
+        except BaseException:
+            self._undo_savepoint()
+            raise
+        return value
+
+    def _undo_savepoint(self) -> None:
+        try:
+            self.conn.execute("ROLLBACK TO operation")
+            self.conn.execute("RELEASE operation")
+        except sqlite3.Error:  # SQLite has ended the transaction; if not, nothing in it may stay
+            if not self._lent:
+                self._rollback()
+
+    def _is_owners(self) -> bool:
+        """Whether the owner has a transaction open; what an interruption left of ours is undone."""
+        if not self.conn.in_transaction:
+            return False
+        if not self._lent:
             self.conn.execute("ROLLBACK")
+        return self._lent
+
+    def _begin(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def _commit(self, settle: Callable[[], None]) -> None:
+        """COMMIT and settle: both or neither, so that what is committed is not run again."""
+        try:
+            self._execute("COMMIT")
+            settle()
+        except Exception:
+            raise
+        except BaseException as interruption:
+            # Ctrl-C mostly waits for COMMIT to return. One that failed is in __context__.
+            failed = isinstance(interruption.__context__, sqlite3.Error)
+            if not failed and not self.conn.in_transaction:
+                settle()
+            raise
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self.conn.execute(statement)
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            self._retry(lambda: self.conn.execute(statement))
+
+    def _rollback(self) -> None:
+        with suppress(sqlite3.Error):  # the error that led here says more
+            if self.conn.in_transaction:
+                self.conn.execute("ROLLBACK")
 
     def _retry(self, attempt: Callable[[], Any]) -> Any:
         return retry_while_busy(attempt, limit=self._lock_timeout, where=self._where)
 
-    def _explained(self, error: Exception) -> Exception:
+    def _explained(self, error: BaseException) -> BaseException:
         if not isinstance(error, sqlite3.Error):
             return error
         explained = translate(error, self._where)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .errors import InvalidInputError
+from .errors import CannotOpenError, InvalidInputError, InvalidTypeError
 from .files import StrPath, connect, create_private
 
 Vacuum = Literal["incremental", "full"]
@@ -66,16 +67,31 @@ def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> None:
         raise InvalidInputError(f"vacuum is 'incremental', 'full' or None, not {vacuum!r}")
     conn.execute("PRAGMA optimize").fetchall()
     if vacuum == "incremental":
-        conn.execute("PRAGMA incremental_vacuum").fetchall()
+        # It gives a row without columns for each page, at which `execute` would stop.
+        conn.cursor().executescript("PRAGMA incremental_vacuum")
     elif vacuum == "full":
         conn.execute("VACUUM")
     conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def check_target(source: Path | None, target: StrPath) -> None:
-    """Raise InvalidInputError for a backup that would take the place of the database itself."""
-    if source is not None and Path(target).absolute() == source:
+def _checked_target(conn: sqlite3.Connection, path: StrPath) -> Path:
+    """Where the backup goes; raises for a place that cannot be meant or would do damage."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidTypeError(f"a backup needs a path, not {path!r}")
+    target = Path(path)
+    if not target.name or target.is_dir():
+        raise InvalidInputError(f"{path!s} is a directory: give the path of a file for the backup")
+    if not target.parent.is_dir():
+        raise CannotOpenError(f"{target}: create the directory {target.parent} first")
+    source = conn.execute("PRAGMA database_list").fetchone()[2]
+    if source and target.exists() and target.samefile(source):
         raise InvalidInputError(f"{target} is the database itself: give the backup another path")
+    if Path(f"{target}-wal").exists():  # SQLite would apply it to whatever has that name
+        raise InvalidInputError(
+            f"{target} is a database in use, or one whose process died: it has a -wal. Give the "
+            "backup another path, or remove both first"
+        )
+    return target
 
 
 def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = None) -> None:
@@ -85,12 +101,20 @@ def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = 
     that was there is replaced. `progress(done, total)` is called with pages copied. To run with
     `read`.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with suppress(FileNotFoundError):
-        partial.unlink()
-    create_private(partial)
+    target = _checked_target(conn, path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+        create_private(partial)
+    except OSError as error:
+        raise CannotOpenError(
+            f"{target}: cannot create it in {target.parent} ({error.strerror}). "
+            "Choose a directory that this user may write to."
+        ) from error
+    try:
+        # Begin the snapshot now: without one, every commit elsewhere would start the copy anew.
+        conn.execute("SELECT 1 FROM sqlite_master").fetchone()
         with closing(connect(str(partial))) as copy:
             conn.backup(copy, pages=_BACKUP_PAGES, progress=_reporter(progress))
         _sync(partial)
