@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,6 +35,7 @@ from .checkpoints import (
     writing,
 )
 from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, upkeep
 from .database.files import StrPath
@@ -82,6 +83,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
             self.database = AsyncDatabase(
                 conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
             )
+        self._lineage = Lineage(lent=self.database.borrowed is not None)
 
     @classmethod
     @asynccontextmanager
@@ -157,7 +159,8 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Async `SqliteSaver.put`."""
         request, saved = writing.prepare_put(self.serde, config, checkpoint, metadata, new_versions)
-        await self.database.write(writing.put, request)
+        head = await self.database.write(writing.put, request, self._lineage)
+        self._lineage.remember(request.place, head)
         return saved
 
     async def aput_writes(
@@ -175,22 +178,22 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async `SqliteSaver.get_delta_channel_history`."""
-        if not channels:
+        if not (names := delta.checked_channels(channels)):
             return {}
         place = address_of(config)
-        return await self.database.read(delta.get_history, self.serde, place, list(channels))
+        return await self.database.read(delta.get_history, self.serde, place, names)
 
     # Deleting and copying.
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async `SqliteSaver.delete_thread`."""
-        await self.database.write(retention.delete_thread, thread_key(thread_id))
+        await self._delete(retention.delete_thread, thread_key(thread_id))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async `SqliteSaver.delete_for_runs`."""
         ids = thread_keys(run_ids, "run_ids")
         for thread_id in await self.database.read(retention.checkpoints_of_runs, ids):
-            await self.database.write(retention.delete_runs_in_thread, thread_id, ids)
+            await self._delete(retention.delete_runs_in_thread, thread_id, ids)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Async `SqliteSaver.copy_thread`."""
@@ -209,9 +212,9 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         keep = retention.checked_keep(strategy, keep_last)
         for thread_id in ids:
             if keep:
-                await self.database.write(retention.prune, thread_id, keep)
+                await self._delete(retention.prune, thread_id, keep)
             else:
-                await self.database.write(retention.delete_thread, thread_id)
+                await self._delete(retention.delete_thread, thread_id)
 
     async def aexpire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Async `SqliteSaver.expire`."""
@@ -220,8 +223,11 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         return [
             thread_id
             for thread_id in candidates
-            if await self.database.write(retention.expire_thread, thread_id, moment)
+            if await self._delete(retention.expire_thread, thread_id, moment)
         ]
+
+    async def _delete(self, op: Callable[..., T], *args: Any) -> T:
+        return await self.database.write(deleting, self._lineage, op, *args)
 
     # Looking after the file.
 
@@ -232,7 +238,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     async def astats(self) -> Stats:
         """Async `SqliteSaver.stats`."""
         counted = await self.database.read(overview.count)
-        figures = await self.database.maintain(upkeep.file_figures, self.database.path)
+        figures = await self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)
 
     async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
@@ -241,7 +247,6 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Async `SqliteSaver.backup`; `progress` is called in a thread."""
-        upkeep.check_target(self.database.path, path)
         await self.database.read(upkeep.backup, path, progress)
         return Path(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import islice
@@ -35,6 +35,7 @@ from .checkpoints import (
     writing,
 )
 from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import Database, PragmaValue, upkeep
 from .database.files import StrPath
@@ -80,6 +81,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         self.database = Database(
             conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
         )
+        self._lineage = Lineage(lent=self.database.borrowed is not None)
 
     @classmethod
     @contextmanager
@@ -170,7 +172,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             The config that names the saved checkpoint.
         """
         request, saved = writing.prepare_put(self.serde, config, checkpoint, metadata, new_versions)
-        self.database.write(writing.put, request)
+        head = self.database.write(writing.put, request, self._lineage)
+        self._lineage.remember(request.place, head)
         return saved
 
     def put_writes(
@@ -188,16 +191,16 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """What DeltaChannels are rebuilt from: writes, oldest first, and the value before them."""
-        if not channels:
+        if not (names := delta.checked_channels(channels)):
             return {}
         place = address_of(config)
-        return self.database.read(delta.get_history, self.serde, place, list(channels))
+        return self.database.read(delta.get_history, self.serde, place, names)
 
     # Deleting and copying.
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread with all its namespaces; a missing one is no error."""
-        self.database.write(retention.delete_thread, thread_key(thread_id))
+        self._delete(retention.delete_thread, thread_key(thread_id))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that runs made (metadata `run_id`) and their writes.
@@ -207,7 +210,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         """
         ids = thread_keys(run_ids, "run_ids")
         for thread_id in self.database.read(retention.checkpoints_of_runs, ids):
-            self.database.write(retention.delete_runs_in_thread, thread_id, ids)
+            self._delete(retention.delete_runs_in_thread, thread_id, ids)
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread under the same checkpoint ids; an existing target keeps what it has."""
@@ -233,9 +236,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         keep = retention.checked_keep(strategy, keep_last)
         for thread_id in ids:
             if keep:
-                self.database.write(retention.prune, thread_id, keep)
+                self._delete(retention.prune, thread_id, keep)
             else:
-                self.database.write(retention.delete_thread, thread_id)
+                self._delete(retention.delete_thread, thread_id)
 
     def expire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Delete the threads whose newest checkpoint is older; returns their ids.
@@ -248,8 +251,11 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         return [
             thread_id
             for thread_id in candidates
-            if self.database.write(retention.expire_thread, thread_id, moment)
+            if self._delete(retention.expire_thread, thread_id, moment)
         ]
+
+    def _delete(self, op: Callable[..., T], *args: Any) -> T:
+        return self.database.write(deleting, self._lineage, op, *args)
 
     # Looking after the file.
 
@@ -260,7 +266,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def stats(self) -> Stats:
         """What the file holds, in figures. Reads it once."""
         counted = self.database.read(overview.count)
-        figures = self.database.maintain(upkeep.file_figures, self.database.path)
+        figures = self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)
 
     def optimize(self, *, vacuum: Vacuum | None = None) -> None:
@@ -282,7 +288,6 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         Returns:
             The backup's path.
         """
-        upkeep.check_target(self.database.path, path)
         self.database.read(upkeep.backup, path, progress)
         return Path(path)
 

@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 
 from ..database import InvalidInputError, InvalidTypeError
 from .errors import InvalidConfigError
+from .jsontext import is_text
 
 
 class Address(NamedTuple):
@@ -43,13 +44,23 @@ def configurable(config: RunnableConfig) -> Mapping[str, Any]:
     return found
 
 
-def thread_key(thread_id: Any) -> str:
+def thread_key(thread_id: Any, what: str = "thread_id") -> str:
     """A thread id as it is stored. Text, UUIDs and ints are ids; nothing else can be meant."""
     if isinstance(thread_id, str):
-        return str(thread_id)
+        return stored_text(str(thread_id), what)
     if isinstance(thread_id, (int, UUID)):
         return str(thread_id)
-    raise InvalidTypeError(f"thread_id must be a str, a UUID or an int, not {thread_id!r}")
+    raise InvalidTypeError(f"{what} must be a str, a UUID or an int, not {thread_id!r}")
+
+
+def stored_text(text: str, what: str) -> str:
+    """The text itself; raises InvalidInputError for what no file can hold."""
+    if is_text(text):
+        return text
+    raise InvalidInputError(
+        f"{what} {text!r} holds a lone surrogate or a NUL character, which cannot be stored: "
+        "clean it with text.encode('utf-8', 'replace').decode().replace('\\0', '')"
+    )
 
 
 def thread_keys(thread_ids: Sequence[Any], what: str = "thread_ids") -> list[str]:
@@ -58,7 +69,11 @@ def thread_keys(thread_ids: Sequence[Any], what: str = "thread_ids") -> list[str
         raise InvalidTypeError(
             f"{what} must be a sequence of ids, not a single one: [{thread_ids!r}]"
         )
-    return [thread_key(each) for each in thread_ids]
+    try:
+        ids = list(thread_ids)
+    except TypeError:
+        raise InvalidTypeError(f"{what} must be a sequence of ids, not {thread_ids!r}") from None
+    return [thread_key(each, what[:-1]) for each in ids]
 
 
 def address_of(config: RunnableConfig) -> Address:
@@ -86,7 +101,14 @@ def checkpoint_id_of(config: RunnableConfig | None) -> str | None:
     """The checkpoint a `before` config names, if any."""
     if not config:
         return None
-    return _text((config.get("configurable") or {}).get("checkpoint_id"), "checkpoint_id")
+    try:
+        value = (config.get("configurable") or {}).get("checkpoint_id")
+    except AttributeError:
+        raise InvalidConfigError(
+            f'before must be a config, as {{"configurable": {{"checkpoint_id": "…"}}}}, '
+            f"not {config!r}"
+        ) from None
+    return _text(value, "checkpoint_id")
 
 
 def checked_limit(limit: int | None, name: str = "limit") -> int | None:
@@ -101,8 +123,10 @@ def checked_limit(limit: int | None, name: str = "limit") -> int | None:
 
 
 def _text(value: Any, name: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return stored_text(value, name)
     if isinstance(value, UUID):
         return str(value)
     raise InvalidTypeError(f"{name} must be a str, not {value!r}")

@@ -6,6 +6,7 @@ from sqlite3 import Connection
 
 from . import jsontext, sql
 from .values import Blob, blob_keys, dump_notes, load_notes, own_version
+from .writing import delete_unreferenced
 
 
 def copy_thread(conn: Connection, source: str, target: str) -> None:
@@ -19,9 +20,11 @@ def copy_thread(conn: Connection, source: str, target: str) -> None:
         return
     if conn.execute(sql.HAS_THREAD, (target,)).fetchone():
         _resolve_clashes(conn, source, target)
+        conn.execute(sql.COPY_BLOBS, (source, target))
+        _drop_unused(conn, source, target)
     else:
         conn.execute(sql.COPY_CHECKPOINTS, (source, target))
-    conn.execute(sql.COPY_BLOBS, (source, target))
+        conn.execute(sql.COPY_BLOBS, (source, target))
     conn.execute(sql.COPY_WRITES, (source, target))
 
 
@@ -43,3 +46,10 @@ def _resolve_clashes(conn: Connection, source: str, target: str) -> None:
             if (ns, channel, key) in clashes:
                 notes[channel] = clashes[(ns, channel, key)]
         conn.execute(sql.SET_NOTES, (target, ns, checkpoint_id, dump_notes(notes)))
+
+
+def _drop_unused(conn: Connection, source: str, target: str) -> None:
+    """Blobs of the source's checkpoints whose ids the target had already came for nothing."""
+    for (ns,) in conn.execute(sql.SELECT_NAMESPACES, (source,)).fetchall():
+        copied = set(conn.execute(sql.SELECT_BLOB_KEYS, (target, ns)).fetchall())
+        delete_unreferenced(conn, target, ns, copied)

@@ -6,17 +6,18 @@ contract is `BaseCheckpointSaver.get_delta_channel_history`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 import orjson
-from langgraph.checkpoint.base import DeltaChannelHistory
+from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ..database import InvalidTypeError
 from . import jsontext, sql
-from .config import Address
-from .reading import load_writes
+from .config import Address, stored_text
+from .reading import EMPTY
 from .values import Blob, load_notes
 
 
@@ -71,7 +72,7 @@ class Stored:
         if (channel, key) in self._absent:
             return _MISSING
         row = self._conn.execute(sql.SELECT_BLOB, (*self._place, channel, key)).fetchone()
-        if row is None or row[0] == "empty":
+        if row is None or row[0] == EMPTY:
             self._absent.add((channel, key))
             return _MISSING
         return Blob(*row)
@@ -79,6 +80,18 @@ class Stored:
     def holds(self, channel: str, at: Ancestor) -> bool:
         """Whether the channel has a value stored at a checkpoint."""
         return self.find(channel, at) is not _MISSING
+
+
+def checked_channels(channels: Any) -> list[str]:
+    """Channel names as a list; a bare string, whose letters would be taken for them, is refused."""
+    if not channels:
+        return []
+    if isinstance(channels, str) or not isinstance(channels, Iterable):
+        raise InvalidTypeError(f"channels must be a sequence of channel names, not {channels!r}")
+    names = list(channels)
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidTypeError(f"channels must be a sequence of channel names, not {channels!r}")
+    return [stored_text(name, "channel") for name in names]
 
 
 def get_history(
@@ -110,8 +123,8 @@ def get_history(
 
 
 def _head_id(conn: Connection, place: Address) -> str | None:
-    row = conn.execute(sql.SELECT_HEAD, place[:2]).fetchone()
-    return row[2] if row else None
+    row = conn.execute(sql.SELECT_HEAD_ID, place[:2]).fetchone()
+    return row[0] if row else None
 
 
 def _add_writes(
@@ -123,12 +136,13 @@ def _add_writes(
     chain_length: Mapping[str, int],
 ) -> None:
     """Replay starts with the writes of the seed's own checkpoint: they made its child."""
-    by_place: dict[tuple[str, str], list[Any]] = {}
+    writes: dict[tuple[str, str], list[PendingWrite]] = {}
     parameters = (*place[:2], orjson.dumps(chain).decode(), orjson.dumps(list(history)).decode())
-    for checkpoint_id, *write in conn.execute(sql.SELECT_WRITES_OF_CHAIN, parameters):
-        by_place.setdefault((checkpoint_id, write[1]), []).append(write)
+    for checkpoint_id, task_id, channel, kind, data in conn.execute(
+        sql.SELECT_WRITES_OF_CHAIN, parameters
+    ):
+        write = (task_id, channel, serde.loads_typed((kind, data)))
+        writes.setdefault((checkpoint_id, channel), []).append(write)
     for channel, entry in history.items():
-        relevant = chain[: chain_length.get(channel, len(chain))]
-        for checkpoint_id in reversed(relevant):
-            rows = by_place.get((checkpoint_id, channel), ())
-            entry["writes"].extend(load_writes(serde, rows))
+        for checkpoint_id in reversed(chain[: chain_length.get(channel, len(chain))]):
+            entry["writes"].extend(writes.get((checkpoint_id, channel), ()))

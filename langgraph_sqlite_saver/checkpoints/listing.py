@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -108,25 +107,30 @@ def _add_filter(query: Query, key: str, value: Any) -> None:
         )
     parts = key.split(".")
     path = "$" + "".join(f'."{part}"' for part in parts)
+    if not isinstance(value, (int, float)):
+        value = _as_stored(value)
     if value is None:
         query.add("json_extract(metadata, ?) IS NULL", path)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         query.add("json_type(metadata, ?) = 'object'", path)
-        query.exact.append((parts, json.loads(jsontext.dump_metadata(value))))
-    elif isinstance(value, (list, tuple)):
+        query.exact.append((parts, value))
+    elif isinstance(value, list):
         query.add("json_type(metadata, ?) = 'array'", path)
-        query.exact.append((parts, json.loads(jsontext.dump_metadata({"v": value}))["v"]))
+        query.exact.append((parts, value))
     elif isinstance(value, int) and abs(value) >= 2**63:  # SQLite has no such numbers
         query.exact.append((parts, value))
-    elif isinstance(value, (str, int, float)):
+    else:
         query.add(
             "json_type(metadata, ?) NOT IN ('object', 'array') AND json_extract(metadata, ?) = ?",
             path,
             path,
-            value if isinstance(value, (int, float)) else str(value),
+            value,
         )
-    else:
-        query.add("json_extract(metadata, ?) = ?", path, str(value))
+
+
+def _as_stored(value: Any) -> Any:
+    """What metadata of that value reads back as: dates and enums are text, say."""
+    return jsontext.load_metadata(jsontext.dump_metadata({"filter": value}))["filter"]
 
 
 def fetch_page(

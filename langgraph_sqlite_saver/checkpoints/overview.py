@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
-from ..database import InvalidTypeError
+from ..database import InvalidInputError, InvalidTypeError
 from ..database.upkeep import FileFigures
 from . import sql
 
@@ -105,9 +105,17 @@ def count(conn: Connection) -> dict[str, int]:
 def cutoff(older_than: timedelta | datetime) -> datetime:
     """The moment before which a thread counts as old; a naive datetime is local time."""
     if isinstance(older_than, timedelta):
-        return datetime.now(timezone.utc) - older_than
+        if older_than < timedelta(0):
+            raise InvalidInputError(f"older_than must not be negative, and is {older_than}")
+        try:
+            return datetime.now(timezone.utc) - older_than
+        except OverflowError:  # before the year 1: nothing is that old
+            return datetime.min.replace(tzinfo=timezone.utc)
     if isinstance(older_than, datetime):
-        return older_than.astimezone(timezone.utc)
+        try:
+            return older_than.astimezone(timezone.utc)
+        except (OverflowError, ValueError):  # at either end of time an offset makes no difference
+            return older_than.replace(tzinfo=timezone.utc)
     raise InvalidTypeError(f"older_than must be a timedelta or a datetime, not {older_than!r}")
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from sqlite3 import Connection
 from typing import Any, NamedTuple, cast
 
 import orjson
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointTuple,
     PendingWrite,
-    writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import TASKS
@@ -22,6 +23,9 @@ from .values import EXTRAS, blob_keys, load_notes
 
 # The format from which on a checkpoint holds its pending sends itself.
 SENDS_INSIDE = 4
+
+# Postgres' type of a blob for a version without a value.
+EMPTY = "empty"
 
 NextVersion = Callable[[Any, None], Any]
 
@@ -49,80 +53,81 @@ class Row(NamedTuple):
         """From the columns as SQLite gives them."""
         thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, notes = columns
         document = jsontext.load_checkpoint(checkpoint)
+        document.setdefault("channel_values", {})
         return cls(thread_id, ns, checkpoint_id, parent_id, document, metadata, load_notes(notes))
 
     def blob_keys(self) -> dict[str, str]:
         """Where the values that do not lie inline are, by channel."""
         return blob_keys(self.checkpoint, self.notes)
 
-    def needs_sends(self) -> bool:
-        """Whether its pending sends are among the parent's writes; a list inside is LangGraph's."""
-        return bool(
-            self.parent_id
-            and self.checkpoint.get("v", 1) < SENDS_INSIDE
-            and not self.checkpoint.get("pending_sends")
-        )
 
-
-Blobs = Iterable[tuple[str, str, bytes]]  # channel, type, blob
-Writes = Iterable[tuple[str, str, str, bytes, str, int]]  # task, channel, type, blob, path, idx
+# As langgraph.checkpoint.base.writes_sort_key: (task_path, task_id, idx).
+_write_order = itemgetter(5, 1, 6)
 
 
 def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointTuple | None:
     """The checkpoint at a place, or the newest there; None if there is none."""
     if place.checkpoint_id is None:
-        columns = conn.execute(sql.SELECT_HEAD, place[:2]).fetchone()
+        found = conn.execute(sql.SELECT_HEAD_TUPLE, place[:2]).fetchall()
     else:
-        columns = conn.execute(sql.SELECT_CHECKPOINT, place).fetchone()
-    if columns is None:
+        found = conn.execute(sql.SELECT_TUPLE, place).fetchall()
+    if not found:
         return None
-    row = Row.of(columns)
-    keys = row.blob_keys()
-    blobs: Blobs = ()
-    if keys:
-        wanted = (orjson.dumps(keys).decode(), *place[:2])
-        blobs = conn.execute(sql.SELECT_BLOBS, wanted).fetchall()
-    writes = conn.execute(sql.SELECT_WRITES, row[:3]).fetchall()
-    return to_tuple(conn, decoder, row, blobs, writes)
-
-
-def to_tuple(
-    conn: Connection, decoder: Decoder, row: Row, blobs: Blobs, writes: Writes
-) -> CheckpointTuple:
-    """Decode a row and what belongs to it."""
+    row = Row.of(found[0][1:])
+    if row.notes:
+        return load_page(conn, decoder, [row])[0][0]
+    values = row.checkpoint["channel_values"]
     loads = decoder.serde.loads_typed
-    checkpoint = row.checkpoint
-    values = checkpoint.get("channel_values") or {}
-    for channel, kind, data in blobs:
-        if kind != "empty":  # Postgres' mark for a version without a value
-            values[channel] = loads((kind, data))
-    if EXTRAS in row.notes and EXTRAS in values:
-        checkpoint.update(values.pop(EXTRAS))
-    checkpoint["channel_values"] = values
-    if row.needs_sends():
+    writes = []
+    for each in found:
+        if each[0] == 2:
+            writes.append(each)
+        elif each[0] == 1 and each[1] not in values and each[2] != EMPTY:
+            values[each[1]] = loads(each[2:4])
+    if len(writes) > 1:
+        writes.sort(key=_write_order)
+    pending = [(each[1], each[2], loads(each[3:5])) for each in writes]
+    return _to_tuple(conn, decoder, row, pending)
+
+
+def _to_tuple(
+    conn: Connection, decoder: Decoder, row: Row, writes: list[PendingWrite]
+) -> CheckpointTuple:
+    """From a row whose values are in place."""
+    thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, _ = row
+    if parent_id and checkpoint.get("v", 1) < SENDS_INSIDE:
         _add_sends(conn, decoder, row)
-    place = Address(*row[:3])
+    parent: RunnableConfig | None = None
+    if parent_id:
+        parent = {
+            "configurable": {
+                "thread_id": thread_id,
+                "checkpoint_ns": ns,
+                "checkpoint_id": parent_id,
+            }
+        }
     return CheckpointTuple(
-        config=place.config(),
-        checkpoint=cast(Checkpoint, checkpoint),
-        metadata=jsontext.load_metadata(row.metadata),
-        parent_config=place.config(row.parent_id) if row.parent_id else None,
-        pending_writes=load_writes(decoder.serde, writes),
+        {
+            "configurable": {
+                "thread_id": thread_id,
+                "checkpoint_ns": ns,
+                "checkpoint_id": checkpoint_id,
+            }
+        },
+        cast(Checkpoint, checkpoint),
+        jsontext.load_metadata(metadata),
+        parent,
+        writes,
     )
 
 
-def load_writes(serde: SerializerProtocol, rows: Writes) -> list[PendingWrite]:
-    """Decode writes, in the order in which live execution applies them."""
-    return [
-        (task_id, channel, serde.loads_typed((kind, data)))
-        for task_id, channel, kind, data, _, _ in sorted(
-            rows, key=lambda row: writes_sort_key(row[4], row[0], row[5])
-        )
-    ]
-
-
 def _add_sends(conn: Connection, decoder: Decoder, row: Row) -> None:
-    """Before format 4 a checkpoint's sends are its parent's writes: as PostgresSaver moves them."""
+    """Before format 4 a checkpoint's sends are its parent's writes: as PostgresSaver moves them.
+
+    A list of sends inside the checkpoint is older still, and LangGraph's to migrate.
+    """
+    if row.checkpoint.get("pending_sends"):
+        return
     key = (row.thread_id, row.checkpoint_ns, row.parent_id, TASKS)
     sends = conn.execute(sql.SELECT_SENDS, key).fetchall()
     if not sends:
@@ -136,30 +141,70 @@ def load_page(
     conn: Connection, decoder: Decoder, rows: Sequence[Row]
 ) -> tuple[list[CheckpointTuple], int]:
     """Decode several rows with two statements, however many they are; also their stored bytes."""
-    blobs = _blobs_of(conn, rows)
-    writes: list[list[Any]] = [[] for _ in rows]
-    wanted = orjson.dumps([row[:3] for row in rows]).decode()
-    for index, *write in conn.execute(sql.SELECT_WRITES_OF_PAGE, (wanted,)):
-        writes[index].append(write)
-    weight = sum(len(blob[2]) for found in blobs for blob in found)
-    weight += sum(len(write[3]) for written in writes for write in written)
+    blob_bytes = _load_blobs(conn, decoder.serde, rows)
+    writes, write_bytes = _load_writes(conn, decoder.serde, rows)
     tuples = [
-        to_tuple(conn, decoder, row, found, written)
-        for row, found, written in zip(rows, blobs, writes, strict=True)
+        _to_tuple(conn, decoder, row, written) for row, written in zip(rows, writes, strict=True)
     ]
-    return tuples, weight
+    return tuples, blob_bytes + write_bytes
 
 
-def _blobs_of(conn: Connection, rows: Sequence[Row]) -> list[list[tuple[str, str, bytes]]]:
-    """Each row's blobs; one that several rows share is read once, and decoded for each."""
-    keys = [
-        [(row.thread_id, row.checkpoint_ns, *each) for each in row.blob_keys().items()]
-        for row in rows
-    ]
-    distinct = list({key: None for of_row in keys for key in of_row})
-    wanted = orjson.dumps(distinct).decode()
-    found = {
-        distinct[number]: (kind, data or b"")
-        for number, kind, data in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (wanted,))
-    }
-    return [[(key[2], *found[key]) for key in of_row if key in found] for of_row in keys]
+def _load_blobs(conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]) -> int:
+    """Put the values that lie in blobs into their rows."""
+    loads = serde.loads_typed
+    wanted, users = _blobs_wanted(rows)
+    size = 0
+    for number, kind, data in conn.execute(sql.SELECT_BLOBS, (_json(wanted),)):
+        if kind == EMPTY:
+            continue
+        size += len(data)
+        # One that several rows share is read once, and decoded for each.
+        for values, channel in users[int(number)]:
+            values[channel] = loads((kind, data))
+    for row in rows:
+        if EXTRAS in row.notes:
+            row.checkpoint.update(row.checkpoint["channel_values"].pop(EXTRAS))
+    return size
+
+
+_Users = list[list[tuple[dict[str, Any], str]]]
+
+
+def _blobs_wanted(rows: Sequence[Row]) -> tuple[dict[str, Any], _Users]:
+    """The blobs of a page, numbered, for SELECT_BLOBS, and where each of them goes."""
+    wanted: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    numbers: dict[tuple[str, str, str, str], int] = {}
+    users: _Users = []
+    for row in rows:
+        values = row.checkpoint["channel_values"]
+        channels = wanted.setdefault(row.thread_id, {}).setdefault(row.checkpoint_ns, {})
+        for channel, key in row.blob_keys().items():
+            number = numbers.setdefault(
+                (row.thread_id, row.checkpoint_ns, channel, key), len(users)
+            )
+            if number == len(users):
+                users.append([])
+                channels.setdefault(channel, {})[str(number)] = key
+            users[number].append((values, channel))
+    return wanted, users
+
+
+def _load_writes(
+    conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]
+) -> tuple[list[list[PendingWrite]], int]:
+    """Each row's writes, in the order in which live execution applies them; also their bytes."""
+    loads = serde.loads_typed
+    wanted: dict[str, dict[str, dict[str, str]]] = {}
+    for index, row in enumerate(rows):
+        ids = wanted.setdefault(row.thread_id, {}).setdefault(row.checkpoint_ns, {})
+        ids[str(index)] = row.checkpoint_id
+    size = 0
+    writes: list[list[PendingWrite]] = [[] for _ in rows]
+    for number, task_id, channel, kind, data in conn.execute(sql.SELECT_WRITES, (_json(wanted),)):
+        size += len(data)
+        writes[int(number)].append((task_id, channel, loads((kind, data))))
+    return writes, size
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

@@ -110,8 +110,10 @@ def prune(conn: Connection, thread_id: str, keep: int) -> None:
     namespaces = [ns for (ns,) in conn.execute(sql.SELECT_NAMESPACES, (thread_id,))]
     newest = {ns: _newest(conn, thread_id, ns, keep) for ns in namespaces}
     kept = {ns: _needed(conn, thread_id, ns, rows) for ns, rows in newest.items()}
+    roots = kept.get("", set())
+    calls = {ns for ns in namespaces if _is_finished_call(conn, thread_id, newest[ns][0], roots)}
     for ns in namespaces:
-        if _is_finished_call(conn, thread_id, ns, newest[ns][0], kept.get("", set())):
+        if ns in calls:
             for statement in sql.DELETE_NAMESPACE:
                 conn.execute(statement, (thread_id, ns))
         else:
@@ -167,11 +169,9 @@ def _has_sends_of_parent(conn: Connection, row: Row) -> bool:
     return conn.execute(sql.SELECT_SENDS, key).fetchone() is not None
 
 
-def _is_finished_call(
-    conn: Connection, thread_id: str, ns: str, head: Row, kept_roots: set[str]
-) -> bool:
-    """Whether a namespace is a subgraph call's whose root checkpoint is saved and goes now."""
-    if ":" not in ns:
+def _is_finished_call(conn: Connection, thread_id: str, head: Row, kept_roots: set[str]) -> bool:
+    """Whether a head is a subgraph call's whose root checkpoint is saved and goes now."""
+    if ":" not in head.checkpoint_ns:
         return False
     root = (jsontext.load_metadata(head.metadata).get("parents") or {}).get("")
     if root is None or root in kept_roots:

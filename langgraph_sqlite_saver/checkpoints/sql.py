@@ -68,16 +68,34 @@ ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SE
 
 # --- get_tuple, list
 
-SELECT_HEAD = f"""
-SELECT {COLUMNS} FROM checkpoints
-WHERE thread_id = ? AND checkpoint_ns = ?
-ORDER BY checkpoint_id DESC LIMIT 1
+# One row of the checkpoint (kind 0), its blobs (1) and its writes (2), in one statement: what
+# get_tuple mostly needs. It finds blobs by channel_versions alone; a checkpoint with blob_versions
+# is looked up with SELECT_BLOBS.
+_SELECT_TUPLE = f"""
+WITH head AS MATERIALIZED (
+    SELECT {COLUMNS} FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = ?2 {{which}}
+)
+SELECT 0, {COLUMNS} FROM head
+UNION ALL
+SELECT 1, b.channel, b.type, b.blob, NULL, NULL, NULL, NULL
+FROM head, json_each(head.checkpoint, '$.channel_versions') AS v
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?1 AND b.checkpoint_ns = ?2 AND b.channel = v.key
+AND b.version = CAST(v.atom AS TEXT)
+UNION ALL
+SELECT 2, w.task_id, w.channel, w.type, w.blob, w.task_path, w.idx, NULL
+FROM head CROSS JOIN checkpoint_writes AS w
+WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = head.checkpoint_id
 """  # noqa: S608
 
-SELECT_CHECKPOINT = f"""
-SELECT {COLUMNS} FROM checkpoints
-WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
-"""  # noqa: S608
+SELECT_HEAD_TUPLE = _SELECT_TUPLE.format(which="ORDER BY checkpoint_id DESC LIMIT 1")
+
+SELECT_TUPLE = _SELECT_TUPLE.format(which="AND checkpoint_id = ?3")
+
+SELECT_HEAD_ID = """
+SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+ORDER BY checkpoint_id DESC LIMIT 1
+"""
 
 # Of `list`: {condition} is made of fixed predicates, every value is a parameter.
 LIST_IN_ORDER = f"""
@@ -94,37 +112,23 @@ SELECT {COLUMNS} FROM checkpoints WHERE rowid IN (
 ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
 """  # noqa: S608
 
-# ?1: {channel: version key}
+# ?1: {thread_id: {checkpoint_ns: {channel: {number: version key}}}}
 SELECT_BLOBS = """
-SELECT b.channel, b.type, b.blob FROM json_each(?1) AS wanted
+SELECT number.key, b.type, b.blob
+FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
+    json_each(channel.value) AS number
 CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
-AND b.version = wanted.value
+WHERE b.thread_id = thread.key AND b.checkpoint_ns = ns.key AND b.channel = channel.key
+AND b.version = number.value
 """
 
+# ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}; in writes_sort_key order.
 SELECT_WRITES = """
-SELECT task_id, channel, type, blob, task_path, idx FROM checkpoint_writes
-WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
-"""
-
-# ?1: [[thread_id, checkpoint_ns, channel, version key], …]
-SELECT_BLOBS_OF_PAGE = """
-SELECT wanted.key, b.type, b.blob FROM json_each(?1) AS wanted
-CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = json_extract(wanted.value, '$[0]')
-AND b.checkpoint_ns = json_extract(wanted.value, '$[1]')
-AND b.channel = json_extract(wanted.value, '$[2]')
-AND b.version = json_extract(wanted.value, '$[3]')
-"""
-
-# ?1: [[thread_id, checkpoint_ns, checkpoint_id], …]
-SELECT_WRITES_OF_PAGE = """
-SELECT wanted.key, w.task_id, w.channel, w.type, w.blob, w.task_path, w.idx
-FROM json_each(?1) AS wanted
+SELECT number.key, w.task_id, w.channel, w.type, w.blob
+FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
-WHERE w.thread_id = json_extract(wanted.value, '$[0]')
-AND w.checkpoint_ns = json_extract(wanted.value, '$[1]')
-AND w.checkpoint_id = json_extract(wanted.value, '$[2]')
+WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
+ORDER BY w.task_path, w.task_id, w.idx
 """
 
 # --- delta history
@@ -145,11 +149,12 @@ SELECT checkpoint_id, checkpoint, blob_versions FROM ancestors
 
 # ?3: [checkpoint_id, …], ?4: [channel, …]
 SELECT_WRITES_OF_CHAIN = """
-SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob, w.task_path, w.idx
+SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob
 FROM json_each(?3) AS chain
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = chain.value
 AND w.channel IN (SELECT value FROM json_each(?4))
+ORDER BY w.task_path, w.task_id, w.idx
 """
 
 # --- delete_thread
@@ -241,10 +246,12 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND channel = ?
 ORDER BY task_path, task_id, idx
 """
 
-# Channels that a checkpoint of the namespace keeps a snapshot of.
+# Channels that a checkpoint of the namespace keeps a snapshot of: a note, and the inline mark.
 SELECT_NOTED_CHANNELS = """
-SELECT DISTINCT note.key FROM checkpoints AS c, json_each(c.blob_versions) AS note
+SELECT DISTINCT note.key FROM checkpoints AS c, json_each(c.blob_versions) AS note,
+    json_each(c.checkpoint, '$.channel_values') AS mark
 WHERE c.thread_id = ? AND c.checkpoint_ns = ? AND c.blob_versions IS NOT NULL
+AND mark.key = note.key AND mark.type = 'true'
 """
 
 HAS_JS_DELTAS = """

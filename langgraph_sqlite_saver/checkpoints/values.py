@@ -21,13 +21,15 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from .errors import SerializationError
+from .jsontext import is_text
 
 # At most this many characters of text lie inline: about what a blob's row and index entry cost.
 SHORT = 100
 _LARGEST_INT = 2**63
 
-# In `blob_versions`, the "channel" that holds the checkpoint's keys that JSON cannot.
-EXTRAS = ""
+# In `blob_versions`, the "channel" that holds the checkpoint's keys that JSON cannot. Names with
+# two underscores are LangGraph's own: no graph has a channel of that name.
+EXTRAS = "__checkpoint_keys__"
 
 
 class Blob(NamedTuple):
@@ -46,40 +48,36 @@ def is_inline(value: Any) -> bool:
     """Whether JSON holds the value exactly, in few characters."""
     kind = type(value)
     if kind is str:
-        return len(value) <= SHORT and "\0" not in value and _is_text(value)
+        return len(value) <= SHORT and is_text(value)
     if kind is int:
         return bool(-_LARGEST_INT <= value < _LARGEST_INT)
     return value is None or kind is bool or (kind is float and math.isfinite(value))
 
 
-def _is_text(value: str) -> bool:
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
-
-
-def dumps(serde: SerializerProtocol, value: Any, what: str) -> Blob:
-    """Serialise a value; raises SerializationError that names `what`."""
+def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
+    """Serialise a channel's value; raises SerializationError that names the channel."""
     try:
         kind, data = serde.dumps_typed(value)
     except Exception as error:
         if type(value) is int and inlines(serde):  # msgpack ends at 64 bits
             return Blob("json", str(value).encode())
         raise SerializationError(
-            f"the value of {what} ({type(value).__name__}) cannot be serialised: {error}. "
+            f"the value of channel {channel!r} ({type(value).__name__}) cannot be serialised: "
+            f"{error}. "
             "Use plain data, dataclasses or pydantic models, or give the saver a serde that can."
         ) from error
-    return Blob(kind, bytes(data) if data is not None else b"")
+    return Blob(kind, data if type(data) is bytes else bytes(data or b""))
 
 
 def own_version(version: str, blob: Blob) -> str:
     """A version of our making, the same for the same bytes."""
     digest = hashlib.blake2b(blob.data, digest_size=12, key=blob.type.encode()[:64]).hexdigest()
     return f"{version}~{digest}"
+
+
+def no_value(version: str) -> str:
+    """A version key under which nothing is ever stored."""
+    return own_version(version, Blob("empty", b""))
 
 
 def blob_keys(checkpoint: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from sqlite3 import Connection
 from typing import Any
 
@@ -21,7 +20,8 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
-from .config import address_of, configurable, full_address_of
+from .config import Address, address_of, full_address_of, stored_text
+from .lineage import Head, Lineage
 from .values import (
     EXTRAS,
     Blob,
@@ -31,8 +31,10 @@ from .values import (
     inlines,
     is_inline,
     load_notes,
+    no_value,
     own_version,
 )
+from .versions import is_unique
 
 # The keys of a checkpoint that are JSON by their definition (langgraph.checkpoint.base.Checkpoint).
 _JSON_KEYS = {
@@ -45,26 +47,48 @@ _JSON_KEYS = {
     "updated_channels",
 }
 
+_VERSION_TYPES = {str, int, float, type(None)}
 
-@dataclass
+
 class Put:
     """A checkpoint on its way into the file."""
 
-    thread_id: str
-    checkpoint_ns: str
-    checkpoint_id: str
-    parent_id: str | None
-    document: dict[str, Any]
-    metadata: str
-    run_id: str | None
-    serde: SerializerProtocol
-    # Serialised: the channels that new_versions names, with their version.
-    named: list[tuple[str, str, Blob]] = field(default_factory=list)
-    # Serialised: what has no version; kept under one of our making.
-    homeless: list[tuple[str, str, Blob]] = field(default_factory=list)
-    # Not serialised: what new_versions does not name is, as a rule, stored already.
-    unnamed: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    __slots__ = (
+        "checkpoint_id",
+        "document",
+        "homeless",
+        "left_out",
+        "metadata",
+        "named",
+        "notes",
+        "parent_id",
+        "place",
+        "run_id",
+        "serde",
+        "text",
+        "unnamed",
+    )
+
+    def __init__(self, place: Address, checkpoint_id: str, serde: SerializerProtocol) -> None:
+        self.place = (place.thread_id, place.checkpoint_ns)
+        self.parent_id = place.checkpoint_id
+        self.checkpoint_id = checkpoint_id
+        self.serde = serde
+        self.metadata = "{}"
+        self.run_id: str | None = None
+        self.document: dict[str, Any] = {}
+        self.text = ""  # the document as it is stored
+        # Serialised: the channels that new_versions names, with their versions.
+        self.named: list[tuple[str, str, Blob]] = []
+        # Serialised: what has no version; kept under one of our making.
+        self.homeless: list[tuple[str, Blob]] = []
+        # Not serialised: what new_versions does not name is, as a rule, stored already.
+        self.unnamed: dict[str, tuple[str, Any]] = {}
+        # Channels without a value that new_versions does not name, where another branch may have
+        # given the version one.
+        self.left_out: dict[str, str] = {}
+        # What goes to the row's blob_versions.
+        self.notes: dict[str, str] = {}
 
 
 def prepare_put(
@@ -77,22 +101,17 @@ def prepare_put(
     """Serialise a checkpoint as it is now; also the config that names it."""
     place = address_of(config)
     _check(checkpoint, metadata, new_versions)
-    merged = get_checkpoint_metadata(config, metadata)
-    run_id = merged.get("run_id")
-    request = Put(
-        *place[:2],
-        checkpoint_id=checkpoint["id"],
-        parent_id=place.checkpoint_id,
-        document={},
-        metadata=jsontext.dump_metadata(merged),
-        run_id=None if run_id is None else str(run_id),
-        serde=serde,
-    )
+    request = Put(place, checkpoint["id"], serde)
+    merged = _merged_metadata(config, metadata)
+    request.metadata = jsontext.dump_metadata(merged)
+    if (run_id := merged.get("run_id")) is not None:
+        request.run_id = jsontext.cleaned(str(run_id))
     inline = _sort_values(request, checkpoint, new_versions)
     request.document = {**_sort_keys(request, checkpoint), "channel_values": inline}
+    request.text = jsontext.dump_checkpoint(request.document)
     saved: RunnableConfig = {
         "configurable": {
-            "thread_id": configurable(config)["thread_id"],
+            "thread_id": config["configurable"]["thread_id"],
             "checkpoint_ns": place.checkpoint_ns,
             "checkpoint_id": checkpoint["id"],
         }
@@ -106,10 +125,31 @@ def _check(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
         ("metadata", metadata),
         ("new_versions", new_versions),
     ):
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise InvalidTypeError(f"{name} must be a dict, not {type(value).__name__}")
-    if not isinstance(checkpoint.get("id"), str):
+    identity = checkpoint.get("id")
+    if not isinstance(identity, str) or not identity:
         raise InvalidInputError("the checkpoint has no id: make one with empty_checkpoint()")
+    if not isinstance(checkpoint.get("v", 1), int):
+        raise InvalidTypeError(f"the checkpoint's v must be an int, not {checkpoint['v']!r}")
+    for part in ("channel_values", "channel_versions"):
+        if not isinstance(checkpoint.get(part) or {}, Mapping):
+            raise InvalidTypeError(f"the checkpoint's {part} must be a dict")
+    for channel, version in (checkpoint.get("channel_versions") or {}).items():
+        if type(version) not in _VERSION_TYPES or version != version:  # NaN is not equal to itself
+            raise InvalidTypeError(
+                f"the version of channel {channel!r} must be a str, an int or a float, "
+                f"not {version!r}"
+            )
+
+
+def _merged_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> CheckpointMetadata:
+    try:
+        return get_checkpoint_metadata(config, metadata)
+    except (AttributeError, TypeError):
+        raise InvalidTypeError(
+            "the config's metadata and configurable must be dicts whose keys are str"
+        ) from None
 
 
 def _sort_values(
@@ -117,7 +157,8 @@ def _sort_values(
 ) -> dict[str, Any]:
     """The values that lie inline; the others go to where they are stored from."""
     inline: dict[str, Any] = {}
-    may_inline = inlines(request.serde)
+    serde = request.serde
+    may_inline = inlines(serde)
     versions = checkpoint.get("channel_versions") or {}
     for channel, value in (checkpoint.get("channel_values") or {}).items():
         if may_inline and is_inline(value):
@@ -125,61 +166,102 @@ def _sort_values(
             continue
         version = versions.get(channel)
         if version is None:
-            blob = dumps(request.serde, value, f"channel {channel!r}")
-            request.homeless.append((channel, "", blob))
+            _check_channel(channel)
+            request.homeless.append((channel, dumps(serde, value, channel)))
         elif channel in new_versions:
-            blob = dumps(request.serde, value, f"channel {channel!r}")
-            request.named.append((channel, str(version), blob))
+            request.named.append((channel, str(version), dumps(serde, value, channel)))
         else:
             request.unnamed[channel] = (str(version), value)
         if isinstance(value, _DeltaSnapshot):  # PostgresSaver's prune looks for this mark
             inline[channel] = True
             request.notes[channel] = str(version)
+    if float in map(type, versions.values()):  # which SQLite prints in its own way
+        for channel, version in versions.items():
+            if type(version) is float and channel not in inline:
+                request.notes[channel] = str(version)
+    _note_valueless(request, checkpoint, new_versions)
     return inline
+
+
+def _check_channel(channel: Any) -> None:
+    if not isinstance(channel, str):
+        raise InvalidTypeError(f"a channel's name, in values and writes, is a str, not {channel!r}")
+    stored_text(channel, "channel")
+
+
+def _note_valueless(request: Put, checkpoint: Checkpoint, new_versions: ChannelVersions) -> None:
+    """Channels with a version and no value: they must not get the value of another branch.
+
+    Those that new_versions names are empty from here on; the others have what the parent has.
+    """
+    values = checkpoint.get("channel_values") or {}
+    for channel, version in (checkpoint.get("channel_versions") or {}).items():
+        if channel in values or is_unique(version):
+            continue
+        if channel in new_versions:
+            request.notes[channel] = no_value(str(version))
+        else:
+            request.left_out[channel] = str(version)
 
 
 def _sort_keys(request: Put, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The checkpoint's keys that are JSON; others, of older formats, become a blob."""
     document = {"channel_versions": {}, "versions_seen": {}, **checkpoint}
+    if document.keys() == _JSON_KEYS:
+        return document
     extras = {
         key: document.pop(key)
         for key, value in checkpoint.items()
         if key not in _JSON_KEYS and not (is_inline(value) or value == [] or value == {})
     }
     if extras:
-        request.homeless.append((EXTRAS, "", dumps(request.serde, extras, "the checkpoint")))
+        request.homeless.append((EXTRAS, dumps(request.serde, extras, "pending_sends")))
     return document
 
 
-def put(conn: Connection, request: Put) -> None:
-    """Store a checkpoint and the values that are not stored yet; replaces one of the same id."""
+def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
+    """Store a checkpoint and the values that are not stored yet; replaces one of the same id.
+
+    What it returns is for `lineage`, once it is committed.
+    """
     notes = dict(request.notes)
+    stored: dict[str, tuple[str, str]] = {}
+    moment = lineage.now(conn)
     for channel, version, blob in request.named:
         _store(conn, request, channel, version, blob, notes)
-    if request.unnamed:
-        _store_unnamed(conn, request, notes)
-    for channel, version, blob in request.homeless:
-        _store(conn, request, channel, own_version(version, blob), blob, notes)
-        notes[channel] = own_version(version, blob)
+        stored[channel] = (version, notes.get(channel, version))
+    if request.unnamed or request.left_out:
+        known = lineage.parent(request.place, request.parent_id, moment)
+        _store_unnamed(conn, request, known, notes)
+        for channel, (version, _) in request.unnamed.items():
+            stored[channel] = (version, notes.get(channel, version))
+    versions = request.document["channel_versions"]
+    for channel in notes.keys() - stored.keys():
+        if notes[channel] != (version := str(versions.get(channel))):
+            stored[channel] = (version, notes[channel])
+    for channel, blob in request.homeless:
+        notes[channel] = own = own_version("", blob)
+        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *blob))
     row = (
-        request.thread_id,
-        request.checkpoint_ns,
+        *request.place,
         request.checkpoint_id,
         request.parent_id,
-        jsontext.dump_checkpoint(request.document),
+        request.text,
         request.metadata,
         request.run_id,
         dump_notes(notes),
     )
     if conn.execute(sql.INSERT_CHECKPOINT, row).rowcount == 0:
         _replace(conn, request, row, notes)
+        lineage.deleted()
+    return Head(request.checkpoint_id, stored, moment)
 
 
 def _store(
     conn: Connection, request: Put, channel: str, version: str, blob: Blob, notes: dict[str, str]
 ) -> None:
     """Store a blob under its version, or, where that holds another value, under one of ours."""
-    key = (request.thread_id, request.checkpoint_ns, channel)
+    key = (*request.place, channel)
     if conn.execute(sql.INSERT_BLOB, (*key, version, *blob)).rowcount:
         return
     if conn.execute(sql.SELECT_BLOB, (*key, version)).fetchone() == blob:
@@ -188,51 +270,55 @@ def _store(
     conn.execute(sql.INSERT_BLOB, (*key, own, *blob))
 
 
-def _store_unnamed(conn: Connection, request: Put, notes: dict[str, str]) -> None:
+def _store_unnamed(
+    conn: Connection,
+    request: Put,
+    known: Mapping[str, tuple[str, str]] | None,
+    notes: dict[str, str],
+) -> None:
     """Values that new_versions does not name: trusted where the parent has the same version.
 
     The parent may keep that version under a key of ours, which then holds for the child as well.
     """
-    inherited = _inherited(conn, request)
-    trusted = {c: inherited[c] for c in request.unnamed if c in inherited}
-    stored: set[str] = set()
-    if trusted:
-        wanted = (orjson.dumps(trusted).decode(), request.thread_id, request.checkpoint_ns)
-        stored = {channel for (channel,) in conn.execute(sql.SELECT_STORED_CHANNELS, wanted)}
+    if known is None:
+        known = _look_up_parent(conn, request)
     for channel, (version, value) in request.unnamed.items():
-        if channel not in stored:
-            blob = dumps(request.serde, value, f"channel {channel!r}")
-            _store(conn, request, channel, version, blob, notes)
-        elif trusted[channel] != version:
-            notes[channel] = trusted[channel]
+        parents, key = known.get(channel, (None, version))
+        if parents != version or (key != version and key == no_value(version)):
+            _store(conn, request, channel, version, dumps(request.serde, value, channel), notes)
+        elif key != version:
+            notes[channel] = key
+    for channel, version in request.left_out.items():
+        parents, key = known.get(channel, (None, version))
+        if parents == version != key:
+            notes[channel] = key
 
 
-def _inherited(conn: Connection, request: Put) -> dict[str, str]:
-    """Where the parent keeps the versions that the checkpoint has unchanged, by channel."""
-    key = (request.thread_id, request.checkpoint_ns, request.parent_id)
-    row = conn.execute(sql.SELECT_LINEAGE, key).fetchone() if request.parent_id else None
+def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]]:
+    """Which of the unnamed channels the parent has stored: channel -> (version, key).
+
+    Of those that are left out: what key the parent has, stored or not.
+    """
+    place, parent_id = request.place, request.parent_id
+    row = conn.execute(sql.SELECT_LINEAGE, (*place, parent_id)).fetchone() if parent_id else None
     if row is None:
         return {}
-    parent = jsontext.load_checkpoint(row[0])
-    notes = load_notes(row[1])
-    versions = parent["channel_versions"]
-    return {
-        channel: notes.get(channel, version)
-        for channel, (version, _) in request.unnamed.items()
-        if str(versions.get(channel)) == version
-    }
+    keys = blob_keys(jsontext.load_checkpoint(row[0]), load_notes(row[1]))
+    versions = jsontext.load_checkpoint(row[0])["channel_versions"]
+    wanted = {channel: keys[channel] for channel in request.unnamed if channel in keys}
+    found = conn.execute(sql.SELECT_STORED_CHANNELS, (orjson.dumps(wanted).decode(), *place))
+    stored = {channel for (channel,) in found} | (keys.keys() & request.left_out.keys())
+    return {channel: (str(versions.get(channel)), keys[channel]) for channel in stored}
 
 
 def _replace(conn: Connection, request: Put, row: tuple[Any, ...], notes: dict[str, str]) -> None:
     """Put a checkpoint in the place of one with the same id; blobs only that one had go."""
-    key = row[:3]
-    text, old_notes = conn.execute(sql.SELECT_LINEAGE, key).fetchone()
+    text, old_notes = conn.execute(sql.SELECT_LINEAGE, row[:3]).fetchone()
     before = blob_keys(jsontext.load_checkpoint(text), load_notes(old_notes))
     conn.execute(sql.REPLACE_CHECKPOINT, row)
-    after = blob_keys(request.document, notes)
-    freed = before.items() - after.items()
+    freed = before.items() - blob_keys(request.document, notes).items()
     if freed:
-        delete_unreferenced(conn, request.thread_id, request.checkpoint_ns, set(freed))
+        delete_unreferenced(conn, *request.place, set(freed))
 
 
 def delete_unreferenced(
@@ -265,10 +351,14 @@ def prepare_writes(
     place = full_address_of(config)
     if not isinstance(task_id, str) or not isinstance(task_path, str):
         raise InvalidTypeError("task_id and task_path must be str")
+    stored_text(task_id, "task_id")
+    stored_text(task_path, "task_path")
     try:
         pairs = [(channel, value) for channel, value in writes]
     except (TypeError, ValueError):
         raise InvalidTypeError("writes must be a sequence of (channel, value) pairs") from None
+    for channel, _ in pairs:
+        _check_channel(channel)
     rows = [
         (
             *place,
@@ -276,7 +366,7 @@ def prepare_writes(
             task_path,
             WRITES_IDX_MAP.get(channel, index),
             channel,
-            *dumps(serde, value, f"a write to {channel!r}"),
+            *dumps(serde, value, channel),
         )
         for index, (channel, value) in enumerate(pairs)
     ]

@@ -1,0 +1,226 @@
+"""A file that the official saver wrote is refused and left alone; a user's own tables too."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from langgraph_sqlite_saver import AsyncSqliteSaver, SqliteSaver, UnknownSchemaError
+
+from .helpers import chain, count, names, numbers, official_saver, place, rows, save
+
+WRITE_AND_DIE = """
+import asyncio, os, signal, sys
+from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+async def main():
+    async with AsyncSqliteSaver.from_conn_string(sys.argv[1]) as saver:
+        config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+        for _ in range(5):
+            config = await saver.aput(config, empty_checkpoint(), {"step": 1}, {})
+        await saver.aput_writes(config, [("c", 1)], "task")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def closed_file(path: Path) -> None:
+    """As `SqliteSaver` leaves it."""
+    with official_saver(path) as saver:
+        for number in range(1, 6):
+            saver.put_writes(save(saver, number), [("c", number)], "task")
+
+
+def killed_file(path: Path) -> None:
+    """As `AsyncSqliteSaver` leaves it when its process is killed: all of it in the -wal."""
+    killed = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert Path(f"{path}-wal").stat().st_size > 0
+
+
+def old_file(path: Path) -> None:
+    """From before `writes` had a task_path."""
+    closed_file(path)
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("ALTER TABLE writes DROP COLUMN task_path")
+
+
+def read_only_file(path: Path) -> None:
+    """In a file without write permission."""
+    closed_file(path)
+    path.chmod(0o400)
+
+
+FILES = {each.__name__: each for each in (closed_file, killed_file, old_file, read_only_file)}
+
+
+@pytest.fixture(params=FILES)
+def official(request: Any, tmp_path: Path) -> Path:
+    """A file of the official saver's, alone in its directory."""
+    path = tmp_path / "official.db"
+    FILES[request.param](path)
+    return path
+
+
+def contents(directory: Path) -> dict[str, Any]:
+    """Every file beside it, to the byte; what a -shm holds is SQLite's own affair."""
+    return {
+        each.name: each.read_bytes()
+        for each in directory.iterdir()
+        if not each.name.endswith("-shm")
+    }
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "get_tuple": lambda saver: saver.get_tuple(place()),
+    "put": lambda saver: save(saver, 1),
+    "setup": lambda saver: saver.setup() if isinstance(saver, SqliteSaver) else run(saver.setup()),
+    "optimize": lambda saver: saver.optimize(vacuum="full"),
+    "stats": lambda saver: saver.stats(),
+}
+
+
+def run(awaitable: Any) -> Any:
+    return asyncio.run(awaitable)
+
+
+@pytest.mark.parametrize("kind", [SqliteSaver, AsyncSqliteSaver])
+def test_an_official_file_is_refused_and_not_a_byte_changed(kind: Any, official: Path) -> None:
+    """Nor of its -wal; nothing new lies beside it; the error says what to do."""
+    before = contents(official.parent)
+    saver = kind(official)
+    for call in CALLS.values():
+        with pytest.raises(UnknownSchemaError, match="new file"):
+            call(saver)
+    saver.close()
+    assert contents(official.parent) == before
+    official.chmod(0o600)
+    with official_saver(official) as theirs:
+        assert len(list(theirs.list(None))) == 5
+
+
+@pytest.mark.parametrize("kind", [SqliteSaver, AsyncSqliteSaver])
+def test_the_refusal_leaves_no_new_file(kind: Any, tmp_path: Path) -> None:
+    """Not even a -shm, where there was none."""
+    closed_file(tmp_path / "official.db")
+    with pytest.raises(UnknownSchemaError):
+        kind(tmp_path / "official.db").get_tuple(place())
+    assert names(tmp_path) == ["official.db"]
+
+
+def rollback_journal(path: Path) -> None:
+    """The official saver's tables without WAL, so that setting it would show."""
+    closed_file(path)
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("PRAGMA journal_mode = DELETE")
+
+
+def test_through_a_borrowed_connection_nothing_is_set_and_nothing_made(tmp_path: Path) -> None:
+    """The owner's PRAGMAs and tables are as they were."""
+    path = tmp_path / "official.db"
+    rollback_journal(path)
+    before = contents(tmp_path)
+    with closing(sqlite3.connect(path, check_same_thread=False)) as conn:
+        for call in CALLS.values():
+            with pytest.raises(UnknownSchemaError, match="new file"):
+                call(SqliteSaver(conn))
+        assert conn.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert not conn.in_transaction
+    assert contents(tmp_path) == before
+
+
+def test_through_a_borrowed_aiosqlite_connection_too(tmp_path: Path) -> None:
+    """The same for the async saver."""
+    path = tmp_path / "official.db"
+    rollback_journal(path)
+    before = contents(tmp_path)
+
+    async def scenario() -> None:
+        async with aiosqlite.connect(path) as conn:
+            with pytest.raises(UnknownSchemaError, match="new file"):
+                await AsyncSqliteSaver(conn).aget_tuple(place())
+            async with conn.execute("PRAGMA journal_mode") as cursor:
+                assert await cursor.fetchone() == ("delete",)
+
+    asyncio.run(scenario())
+    assert contents(tmp_path) == before
+
+
+# --- a user's own tables
+
+
+@pytest.fixture
+def own_tables(database_path: Path) -> Iterator[list[Any]]:
+    """A `writes` of other columns among them; after the test they are as they were."""
+    with closing(sqlite3.connect(database_path)) as conn, conn:
+        conn.execute("CREATE TABLE writes (id INTEGER PRIMARY KEY, channel TEXT)")
+        conn.execute("CREATE TABLE users (name TEXT)")
+        conn.execute("INSERT INTO writes VALUES (1, 'mine')")
+    schema = "SELECT name, sql FROM sqlite_master WHERE name IN ('writes', 'users') ORDER BY 1"
+    before = rows(database_path, schema)
+    yield before
+    assert rows(database_path, schema) == before
+    assert rows(database_path, "SELECT * FROM writes") == [(1, "mine")]
+
+
+def test_a_users_own_tables_live_beside_ours(
+    open_driver: Any, own_tables: Any, database_path: Path
+) -> None:
+    """Saving, listing, deleting and vacuuming leave them alone."""
+    for mode in ("sync", "async"):
+        saver = open_driver(mode, database_path)
+        chain(saver, 5)
+        saver.prune(["t"])
+        assert numbers(saver.list(None)) == [5]
+        saver.delete_thread("t")
+        saver.optimize(vacuum="full")
+
+
+def test_they_live_beside_ours_on_a_borrowed_connection(
+    own_tables: Any, database_path: Path
+) -> None:
+    """In the owner's own transactions too: what he rolls back is gone, ours with it."""
+    with closing(sqlite3.connect(database_path, check_same_thread=False)) as conn:
+        saver = SqliteSaver(conn)
+        chain(saver, 2)
+        conn.execute("INSERT INTO users VALUES ('ann')")
+        save(saver, 3)
+        assert conn.in_transaction
+        conn.rollback()
+        assert numbers(list(saver.list(None))) == [2, 1]
+        conn.execute("INSERT INTO users VALUES ('ann')")
+        save(saver, 3)
+        conn.commit()
+    assert count(database_path, "users") == 1
+    assert count(database_path, "checkpoints") == 3
+
+
+@pytest.mark.parametrize("table", ["checkpoints", "checkpoint_blobs", "checkpoint_writes"])
+def test_a_foreign_table_of_our_name_is_refused(table: str, database_path: Path) -> None:
+    """And left as it is."""
+    with closing(sqlite3.connect(database_path)) as conn, conn:
+        conn.execute(f"CREATE TABLE {table} (id INTEGER)")
+    before = database_path.read_bytes()
+    with pytest.raises(UnknownSchemaError, match=table):
+        SqliteSaver(database_path).get_tuple(place())
+    assert database_path.read_bytes() == before
+
+
+def test_an_empty_file_and_one_without_our_tables_become_ours(database_path: Path) -> None:
+    """Whoever made them."""
+    database_path.touch()
+    with SqliteSaver(database_path) as saver:
+        chain(saver, 1)
+    assert count(database_path, "checkpoints") == 1
