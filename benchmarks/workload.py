@@ -144,11 +144,12 @@ def chat(
     writes: int = 0,
     state_bytes: int = 1_500,
     message: Callable[[random.Random], Message] | None = None,
+    files_bytes: int = 0,
 ) -> list[Pair]:
     """A chat agent that keeps its newest messages, about `state_bytes`, and four more channels.
 
     Each step brings one message and counts; a step has `writes` pending writes, or two and three
-    in turn.
+    in turn. Files, `files_bytes` of them, are loaded at the first step and stay as they are.
     """
     rng = random.Random(f"chat {thread_id}")
     thread = Thread(thread_id)
@@ -159,6 +160,8 @@ def chat(
         "documents": [text(rng, 60) for _ in range(4)],
         "user": "customer 4711, language en",
     }
+    if files_bytes:
+        values["files"] = {f"notes/{n}.md": text(rng, 5_000) for n in range(files_bytes // 5_000)}
     pairs = []
     for turn in range(steps):
         new = new_message(rng)

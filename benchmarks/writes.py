@@ -20,15 +20,30 @@ from benchmarks.contestants import (
     Contestant,
     Writer,
 )
-from benchmarks.workload import Pair, chat, encode
+from benchmarks.workload import Pair, chat, encode, wide
 
 THREADS = 8
 
 
 @contextmanager
-def one_thread(scale: Scale) -> Iterator[Measure]:
+def small_state(scale: Scale) -> Iterator[Measure]:
     """put + put_writes of a small state, one call after the other."""
-    pairs = chat("one", scale.pick(2_000, 50))
+    yield _one_thread(chat("small", scale.pick(2_000, 50)))
+
+
+@contextmanager
+def wide_state(scale: Scale) -> Iterator[Measure]:
+    """put + put_writes of 8 channels of 2 KB, of which one changes per step."""
+    yield _one_thread(wide("wide", scale.pick(1_000, 50), writes=True))
+
+
+@contextmanager
+def state_with_files(scale: Scale) -> Iterator[Measure]:
+    """put + put_writes of a small state with 50 KB of files that stay as they are."""
+    yield _one_thread(chat("files", scale.pick(1_000, 50), files_bytes=50_000))
+
+
+def _one_thread(pairs: Sequence[Pair]) -> Measure:
     warm_up = chat("warm-up", 5)
     encode([*pairs, *warm_up])
 
@@ -39,7 +54,7 @@ def one_thread(scale: Scale) -> Iterator[Measure]:
             save(writer, pairs)
             return {"pairs": len(pairs) / (perf_counter() - start)}
 
-    yield measure
+    return measure
 
 
 @contextmanager
@@ -83,23 +98,17 @@ def _save_at_once(writer: Writer, chats: Sequence[Sequence[Pair]]) -> float:
         return perf_counter() - start
 
 
+_ONE_THREAD = Metric(
+    "pairs",
+    "pairs/s, one thread",
+    [at_least(1.3, OURS_NORMAL, OFFICIAL_NORMAL), at_least(1.0, OURS_FULL, OFFICIAL_FULL)],
+    more_is_better=True,
+)
+
 BENCHMARKS = (
-    Benchmark(
-        "put",
-        one_thread,
-        (*SAVERS, *BARE),
-        [
-            Metric(
-                "pairs",
-                "pairs/s, one thread",
-                [
-                    at_least(1.3, OURS_NORMAL, OFFICIAL_NORMAL),
-                    at_least(1.0, OURS_FULL, OFFICIAL_FULL),
-                ],
-                more_is_better=True,
-            )
-        ],
-    ),
+    Benchmark("put-small", small_state, (*SAVERS, *BARE), [_ONE_THREAD]),
+    Benchmark("put-wide", wide_state, (*SAVERS, *BARE), [_ONE_THREAD]),
+    Benchmark("put-files", state_with_files, (*SAVERS, *BARE), [_ONE_THREAD]),
     Benchmark(
         "put-threads",
         eight_threads,
