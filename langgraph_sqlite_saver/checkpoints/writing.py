@@ -133,14 +133,9 @@ def _check(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
     if not isinstance(checkpoint.get("v", 1), int):
         raise InvalidTypeError(f"the checkpoint's v must be an int, not {checkpoint['v']!r}")
     for part in ("channel_values", "channel_versions"):
-        if not isinstance(checkpoint.get(part) or {}, Mapping):
+        found = checkpoint.get(part)
+        if type(found) is not dict and not isinstance(found or {}, Mapping):
             raise InvalidTypeError(f"the checkpoint's {part} must be a dict")
-    for channel, version in (checkpoint.get("channel_versions") or {}).items():
-        if type(version) not in _VERSION_TYPES or version != version:  # NaN is not equal to itself
-            raise InvalidTypeError(
-                f"the version of channel {channel!r} must be a str, an int or a float, "
-                f"not {version!r}"
-            )
 
 
 def _merged_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> CheckpointMetadata:
@@ -175,11 +170,7 @@ def _sort_values(
         if isinstance(value, _DeltaSnapshot):  # PostgresSaver's prune looks for this mark
             inline[channel] = True
             request.notes[channel] = str(version)
-    if float in map(type, versions.values()):  # which SQLite prints in its own way
-        for channel, version in versions.items():
-            if type(version) is float and channel not in inline:
-                request.notes[channel] = str(version)
-    _note_valueless(request, checkpoint, new_versions)
+    _sort_versions(request, checkpoint, new_versions, inline)
     return inline
 
 
@@ -189,13 +180,27 @@ def _check_channel(channel: Any) -> None:
     stored_text(channel, "channel")
 
 
-def _note_valueless(request: Put, checkpoint: Checkpoint, new_versions: ChannelVersions) -> None:
-    """Channels with a version and no value: they must not get the value of another branch.
+def _sort_versions(
+    request: Put,
+    checkpoint: Checkpoint,
+    new_versions: ChannelVersions,
+    inline: Mapping[str, Any],
+) -> None:
+    """Check the versions, and note those whose blob, or its absence, they alone would not find.
 
-    Those that new_versions names are empty from here on; the others have what the parent has.
+    A channel with a version and no value must not get the value of another branch: one that
+    new_versions names is empty from here on; others have what the parent has.
     """
     values = checkpoint.get("channel_values") or {}
     for channel, version in (checkpoint.get("channel_versions") or {}).items():
+        kind = type(version)
+        if kind not in _VERSION_TYPES or version != version:  # NaN is not equal to itself
+            raise InvalidTypeError(
+                f"the version of channel {channel!r} must be a str, an int or a float, "
+                f"not {version!r}"
+            )
+        if kind is float and channel not in inline:  # SQLite prints it in its own way
+            request.notes[channel] = str(version)
         if channel in values or is_unique(version):
             continue
         if channel in new_versions:

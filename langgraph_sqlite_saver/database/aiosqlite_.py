@@ -119,7 +119,7 @@ class AiosqliteDatabase:
     def _perform(self, job: Job) -> None:
         """Runs on the connection's thread; notes errors in the job, so that none is aiosqlite's."""
         try:
-            if self._transactions is None:
+            if self._transactions is None or self._transactions.provisional:
                 conn: sqlite3.Connection = self.connection._conn
                 check_borrowed(conn)
                 with translated(_NAME):

@@ -139,7 +139,7 @@ class Lane:
             if batch[0].kind == CLOSE:
                 batch[0].settle(batch[0].op())
                 return
-            if self._transactions is None:
+            if self._transactions is None or self._transactions.provisional:
                 self._transactions = self._connect()
             self._transactions.run(batch)
         except BaseException as error:  # it could not be opened, or closed

@@ -39,6 +39,8 @@ class Transactions:
         self._where = where
         self._lock_timeout = lock_timeout
         self._lent = lent
+        # Opened inside a transaction of the owner's: if he rolls back, our tables go with it.
+        self.provisional = lent and conn.in_transaction
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it."""

@@ -365,7 +365,7 @@ def test_prune_keeps_what_a_delta_channel_is_rebuilt_from(saver: Any) -> None:
 def test_a_value_kept_under_a_key_of_ours_is_no_delta_channel(saver: Any) -> None:
     """A fork's clash long ago does not make pruning keep its descendants."""
     save(saver, 1, {"a": ["left"]}, versions={"a": 1})
-    save(saver, 2, {"a": ["right"], "b": LIST}, versions={"a": 1})
+    save(saver, 2, {"a": ["right"], "b": LIST, "n": 1}, versions={"a": 1})
     for number in (3, 4, 5):
         save(saver, number, {}, versions={"a": number, "b": number}, parent=number - 1)
     saver.prune(["t"])

@@ -260,9 +260,12 @@ def test_a_failed_task_is_run_again_alone(make: Any) -> None:
     graph = make(build)
     with pytest.raises(RuntimeError, match="boom"):
         graph.invoke({"log": []}, THREAD)
+    saved = graph.graph.checkpointer.get_tuple(THREAD).pending_writes
+    fine_was_saved = any(value == ["fine"] for _, _, value in saved)  # it may have come too late
     done = graph.invoke(None, THREAD)
     assert sorted(done["log"]) == ["bad", "fine", "good", "late"]
-    assert sorted(runs) == ["bad", "bad", "fine", "good"]
+    assert (runs.count("good"), runs.count("bad")) == (1, 2)
+    assert runs.count("fine") == 1 or not fine_was_saved
 
 
 @pytest.mark.parametrize("persistent", [False, True])
