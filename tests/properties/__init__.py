@@ -1,0 +1,1 @@
+"""Savers against models: what is promised for any input."""
