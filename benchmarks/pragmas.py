@@ -24,13 +24,13 @@ ALTERNATIVES: dict[str, dict[str, str | int]] = {
     "auto_vacuum=NONE": {"auto_vacuum": "NONE"},
     "wal_autocheckpoint=1000": {"wal_autocheckpoint": 1000},
     "wal_autocheckpoint=16000": {"wal_autocheckpoint": 16000},
-    "cache_size=-2000": {"cache_size": -2000},
+    "cache_size=-64000": {"cache_size": -64000},
     "temp_store=FILE": {"temp_store": "FILE"},
     "mmap_size=256 MB": {"mmap_size": 268435456},
     "page_size=2048": {"page_size": 2048},
     "page_size=8192": {"page_size": 8192},
 }
-ROUNDS = 5
+ROUNDS = 9
 
 
 def measure(directory: Path, pragmas: dict[str, str | int], inputs: Sequence[list[Pair]]) -> dict:

@@ -55,7 +55,7 @@ def thread_key(thread_id: Any, what: str = "thread_id") -> str:
 
 def stored_text(text: str, what: str) -> str:
     """The text itself; raises InvalidInputError for what no file can hold."""
-    if is_text(text):
+    if (text.isascii() and "\0" not in text) or is_text(text):
         return text
     raise InvalidInputError(
         f"{what} {text!r} holds a lone surrogate or a NUL character, which cannot be stored: "

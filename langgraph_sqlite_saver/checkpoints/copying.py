@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlite3 import Connection
 
 from . import jsontext, sql
-from .values import Blob, blob_keys, dump_notes, load_notes, own_version
+from .values import blob_keys, dump_notes, load_notes, own_version
 from .writing import delete_unreferenced
 
 
@@ -33,7 +33,7 @@ def _resolve_clashes(conn: Connection, source: str, target: str) -> None:
     for ns, channel, version, kind, data in conn.execute(
         sql.SELECT_CLASHES, (source, target)
     ).fetchall():
-        blob = Blob(kind, data or b"")
+        blob = (kind, data or b"")
         own = clashes[(ns, channel, version)] = own_version(version, blob)
         conn.execute(sql.INSERT_BLOB, (target, ns, channel, own, *blob))
     missing = conn.execute(sql.SELECT_MISSING_IN_TARGET, (source, target)).fetchall()

@@ -18,7 +18,7 @@ from ..database import InvalidTypeError
 from . import jsontext, sql
 from .config import Address, stored_text
 from .reading import EMPTY
-from .values import Blob, load_notes
+from .values import load_notes
 
 
 class Ancestor(NamedTuple):
@@ -58,8 +58,8 @@ class Stored:
         self._place = (thread_id, checkpoint_ns)
         self._absent: set[tuple[str, str]] = set()
 
-    def find(self, channel: str, at: Ancestor) -> Blob | Any:
-        """The channel's value at a checkpoint: a Blob, an inline value, or _MISSING."""
+    def find(self, channel: str, at: Ancestor) -> Any:
+        """The value at a checkpoint: a blob as (type, bytes), inline as it is, or _MISSING."""
         inline = at.checkpoint.get("channel_values") or {}
         key = at.notes.get(channel)
         if key is None:
@@ -75,7 +75,7 @@ class Stored:
         if row is None or row[0] == EMPTY:
             self._absent.add((channel, key))
             return _MISSING
-        return Blob(*row)
+        return row
 
     def holds(self, channel: str, at: Ancestor) -> bool:
         """Whether the channel has a value stored at a checkpoint."""
@@ -112,7 +112,7 @@ def get_history(
             value = stored.find(channel, ancestor)
             if value is _MISSING:
                 continue
-            is_blob = isinstance(value, Blob)
+            is_blob = isinstance(value, tuple)  # inline values are JSON's
             history[channel]["seed"] = serde.loads_typed(value) if is_blob else value
             chain_length[channel] = len(chain)
             open_channels.discard(channel)
@@ -123,8 +123,8 @@ def get_history(
 
 
 def _head_id(conn: Connection, place: Address) -> str | None:
-    row = conn.execute(sql.SELECT_HEAD_ID, place[:2]).fetchone()
-    return row[0] if row else None
+    row = conn.execute(sql.SELECT_HEAD, place[:2]).fetchone()
+    return row[2] if row else None
 
 
 def _add_writes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from sqlite3 import Connection
 from typing import Any, NamedTuple, cast
 
@@ -61,39 +60,34 @@ class Row(NamedTuple):
         return blob_keys(self.checkpoint, self.notes)
 
 
-# As langgraph.checkpoint.base.writes_sort_key: (task_path, task_id, idx).
-_write_order = itemgetter(5, 1, 6)
-
-
 def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointTuple | None:
     """The checkpoint at a place, or the newest there; None if there is none."""
     if place.checkpoint_id is None:
-        found = conn.execute(sql.SELECT_HEAD_TUPLE, place[:2]).fetchall()
+        columns = conn.execute(sql.SELECT_HEAD, place[:2]).fetchone()
     else:
-        found = conn.execute(sql.SELECT_TUPLE, place).fetchall()
-    if not found:
+        columns = conn.execute(sql.SELECT_CHECKPOINT, place).fetchone()
+    if columns is None:
         return None
-    row = Row.of(found[0][1:])
-    if row.notes:
-        return load_page(conn, decoder, [row])[0][0]
-    values = row.checkpoint["channel_values"]
+    row = Row.of(columns)
     loads = decoder.serde.loads_typed
-    writes = []
-    for each in found:
-        if each[0] == 2:
-            writes.append(each)
-        elif each[0] == 1 and each[1] not in values and each[2] != EMPTY:
-            values[each[1]] = loads(each[2:4])
-    if len(writes) > 1:
-        writes.sort(key=_write_order)
-    pending = [(each[1], each[2], loads(each[3:5])) for each in writes]
-    return _to_tuple(conn, decoder, row, pending)
+    if keys := row.blob_keys():
+        values = row.checkpoint["channel_values"]
+        for channel, kind, data in conn.execute(sql.SELECT_BLOBS, (_json(keys), *row[:2])):
+            if kind != EMPTY:
+                values[channel] = loads((kind, data))
+    writes = [
+        (task_id, channel, loads((kind, data)))
+        for task_id, channel, kind, data in conn.execute(sql.SELECT_WRITES, row[:3])
+    ]
+    return _to_tuple(conn, decoder, row, writes)
 
 
 def _to_tuple(
     conn: Connection, decoder: Decoder, row: Row, writes: list[PendingWrite]
 ) -> CheckpointTuple:
     """From a row whose values are in place."""
+    if EXTRAS in row.notes:
+        row.checkpoint.update(row.checkpoint["channel_values"].pop(EXTRAS))
     thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, _ = row
     if parent_id and checkpoint.get("v", 1) < SENDS_INSIDE:
         _add_sends(conn, decoder, row)
@@ -154,16 +148,13 @@ def _load_blobs(conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]
     loads = serde.loads_typed
     wanted, users = _blobs_wanted(rows)
     size = 0
-    for number, kind, data in conn.execute(sql.SELECT_BLOBS, (_json(wanted),)):
+    for number, kind, data in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (_json(wanted),)):
         if kind == EMPTY:
             continue
         size += len(data)
         # One that several rows share is read once, and decoded for each.
         for values, channel in users[int(number)]:
             values[channel] = loads((kind, data))
-    for row in rows:
-        if EXTRAS in row.notes:
-            row.checkpoint.update(row.checkpoint["channel_values"].pop(EXTRAS))
     return size
 
 
@@ -200,7 +191,9 @@ def _load_writes(
         ids[str(index)] = row.checkpoint_id
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
-    for number, task_id, channel, kind, data in conn.execute(sql.SELECT_WRITES, (_json(wanted),)):
+    for number, task_id, channel, kind, data in conn.execute(
+        sql.SELECT_WRITES_OF_PAGE, (_json(wanted),)
+    ):
         size += len(data)
         writes[int(number)].append((task_id, channel, loads((kind, data))))
     return writes, size

@@ -68,33 +68,29 @@ ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SE
 
 # --- get_tuple, list
 
-# One row of the checkpoint (kind 0), its blobs (1) and its writes (2), in one statement: what
-# get_tuple mostly needs. It finds blobs by channel_versions alone; a checkpoint with blob_versions
-# is looked up with SELECT_BLOBS.
-_SELECT_TUPLE = f"""
-WITH head AS MATERIALIZED (
-    SELECT {COLUMNS} FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = ?2 {{which}}
-)
-SELECT 0, {COLUMNS} FROM head
-UNION ALL
-SELECT 1, b.channel, b.type, b.blob, NULL, NULL, NULL, NULL
-FROM head, json_each(head.checkpoint, '$.channel_versions') AS v
-CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?1 AND b.checkpoint_ns = ?2 AND b.channel = v.key
-AND b.version = CAST(v.atom AS TEXT)
-UNION ALL
-SELECT 2, w.task_id, w.channel, w.type, w.blob, w.task_path, w.idx, NULL
-FROM head CROSS JOIN checkpoint_writes AS w
-WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = head.checkpoint_id
+SELECT_HEAD = f"""
+SELECT {COLUMNS} FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+ORDER BY checkpoint_id DESC LIMIT 1
 """  # noqa: S608
 
-SELECT_HEAD_TUPLE = _SELECT_TUPLE.format(which="ORDER BY checkpoint_id DESC LIMIT 1")
+SELECT_CHECKPOINT = f"""
+SELECT {COLUMNS} FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+"""  # noqa: S608
 
-SELECT_TUPLE = _SELECT_TUPLE.format(which="AND checkpoint_id = ?3")
+# ?1: {channel: version key}
+SELECT_BLOBS = """
+SELECT b.channel, b.type, b.blob FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
+AND b.version = wanted.value
+"""
 
-SELECT_HEAD_ID = """
-SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
-ORDER BY checkpoint_id DESC LIMIT 1
+# In writes_sort_key order.
+SELECT_WRITES = """
+SELECT task_id, channel, type, blob FROM checkpoint_writes
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
+ORDER BY task_path, task_id, idx
 """
 
 # Of `list`: {condition} is made of fixed predicates, every value is a parameter.
@@ -113,7 +109,7 @@ ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
 """  # noqa: S608
 
 # ?1: {thread_id: {checkpoint_ns: {channel: {number: version key}}}}
-SELECT_BLOBS = """
+SELECT_BLOBS_OF_PAGE = """
 SELECT number.key, b.type, b.blob
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
     json_each(channel.value) AS number
@@ -123,7 +119,7 @@ AND b.version = number.value
 """
 
 # ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}; in writes_sort_key order.
-SELECT_WRITES = """
+SELECT_WRITES_OF_PAGE = """
 SELECT number.key, w.task_id, w.channel, w.type, w.blob
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w

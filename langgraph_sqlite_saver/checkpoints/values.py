@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -32,11 +32,8 @@ _LARGEST_INT = 2**63
 EXTRAS = "__checkpoint_keys__"
 
 
-class Blob(NamedTuple):
-    """A serialised value."""
-
-    type: str
-    data: bytes
+# A serialised value: its type, as the serialiser names it, and its bytes.
+Blob = tuple[str, bytes]
 
 
 def inlines(serde: SerializerProtocol) -> bool:
@@ -60,24 +57,25 @@ def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
         kind, data = serde.dumps_typed(value)
     except Exception as error:
         if type(value) is int and inlines(serde):  # msgpack ends at 64 bits
-            return Blob("json", str(value).encode())
+            return "json", str(value).encode()
         raise SerializationError(
             f"the value of channel {channel!r} ({type(value).__name__}) cannot be serialised: "
             f"{error}. "
             "Use plain data, dataclasses or pydantic models, or give the saver a serde that can."
         ) from error
-    return Blob(kind, data if type(data) is bytes else bytes(data or b""))
+    return kind, data if type(data) is bytes else bytes(data or b"")
 
 
 def own_version(version: str, blob: Blob) -> str:
     """A version of our making, the same for the same bytes."""
-    digest = hashlib.blake2b(blob.data, digest_size=12, key=blob.type.encode()[:64]).hexdigest()
+    kind, data = blob
+    digest = hashlib.blake2b(data, digest_size=12, key=kind.encode()[:64]).hexdigest()
     return f"{version}~{digest}"
 
 
 def no_value(version: str) -> str:
     """A version key under which nothing is ever stored."""
-    return own_version(version, Blob("empty", b""))
+    return own_version(version, ("empty", b""))
 
 
 def blob_keys(checkpoint: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:

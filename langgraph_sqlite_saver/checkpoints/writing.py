@@ -170,7 +170,7 @@ def _sort_values(
         if isinstance(value, _DeltaSnapshot):  # PostgresSaver's prune looks for this mark
             inline[channel] = True
             request.notes[channel] = str(version)
-    _sort_versions(request, checkpoint, new_versions, inline)
+    _sort_versions(request, checkpoint, new_versions)
     return inline
 
 
@@ -184,7 +184,6 @@ def _sort_versions(
     request: Put,
     checkpoint: Checkpoint,
     new_versions: ChannelVersions,
-    inline: Mapping[str, Any],
 ) -> None:
     """Check the versions, and note those whose blob, or its absence, they alone would not find.
 
@@ -193,14 +192,11 @@ def _sort_versions(
     """
     values = checkpoint.get("channel_values") or {}
     for channel, version in (checkpoint.get("channel_versions") or {}).items():
-        kind = type(version)
-        if kind not in _VERSION_TYPES or version != version:  # NaN is not equal to itself
+        if type(version) not in _VERSION_TYPES or version != version:  # NaN is not equal to itself
             raise InvalidTypeError(
                 f"the version of channel {channel!r} must be a str, an int or a float, "
                 f"not {version!r}"
             )
-        if kind is float and channel not in inline:  # SQLite prints it in its own way
-            request.notes[channel] = str(version)
         if channel in values or is_unique(version):
             continue
         if channel in new_versions:
@@ -356,27 +352,19 @@ def prepare_writes(
     place = full_address_of(config)
     if not isinstance(task_id, str) or not isinstance(task_path, str):
         raise InvalidTypeError("task_id and task_path must be str")
-    stored_text(task_id, "task_id")
-    stored_text(task_path, "task_path")
+    key = (*place, stored_text(task_id, "task_id"), stored_text(task_path, "task_path"))
     try:
         pairs = [(channel, value) for channel, value in writes]
     except (TypeError, ValueError):
         raise InvalidTypeError("writes must be a sequence of (channel, value) pairs") from None
-    for channel, _ in pairs:
+    rows: list[WriteRow] = []
+    special = 0
+    for index, (channel, value) in enumerate(pairs):
         _check_channel(channel)
-    rows = [
-        (
-            *place,
-            task_id,
-            task_path,
-            WRITES_IDX_MAP.get(channel, index),
-            channel,
-            *dumps(serde, value, channel),
-        )
-        for index, (channel, value) in enumerate(pairs)
-    ]
-    replaces = all(channel in WRITES_IDX_MAP for channel, _ in pairs)
-    return (sql.REPLACE_WRITE if replaces else sql.INSERT_WRITE), rows
+        special += channel in WRITES_IDX_MAP
+        kind, data = dumps(serde, value, channel)
+        rows.append((*key, WRITES_IDX_MAP.get(channel, index), channel, kind, data))
+    return (sql.REPLACE_WRITE if special == len(rows) else sql.INSERT_WRITE), rows
 
 
 def put_writes(conn: Connection, statement: str, rows: Sequence[WriteRow]) -> None:
