@@ -17,6 +17,9 @@ from .busy import retry_while_busy
 from .errors import ConnectionUnusableError, is_busy, translate
 from .jobs import MAINTAIN, READ, Job
 
+# What an operation returned, or what it raised.
+Outcome = tuple[Any, "BaseException | None"]
+
 
 def is_the_operations(error: BaseException) -> bool:
     """Whether an operation raised it, and not a signal: Ctrl-C comes to the main thread only."""
@@ -43,9 +46,16 @@ class Transactions:
         self.provisional = lent and conn.in_transaction
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs and note each one's value or error; raises only what interrupts it."""
-        if len(jobs) > 1 and self._run_together(jobs):
-            return
+        """Run the jobs and note each one's value or error; raises only what interrupts it.
+
+        Several go in one transaction. If one of them fails, all are run again, each in a savepoint
+        of its own (which would cost every batch a tenth of its time); if that transaction is lost
+        too, one by one.
+        """
+        if len(jobs) > 1:
+            for run_job in (self._run_unprotected, self._run_in_savepoint):
+                if self._run_together(jobs, run_job):
+                    return
         for job in jobs:
             self._run_alone(job)
 
@@ -106,8 +116,8 @@ class Transactions:
             self._rollback()
             raise
 
-    def _run_together(self, jobs: Sequence[Job]) -> bool:
-        """One transaction for all, a savepoint for each; False where they must run one by one."""
+    def _run_together(self, jobs: Sequence[Job], run_job: Callable[[Job], Outcome]) -> bool:
+        """One transaction for all; False where it failed and left nothing."""
         try:
             if self._is_owners():
                 return False
@@ -120,17 +130,19 @@ class Transactions:
             self._rollback()
             raise
         try:
-            outcomes = [self._outcome(job) for job in jobs]
+            outcomes = [run_job(job) for job in jobs]
             self._commit(lambda: self._settle(jobs, outcomes))
-        except Exception:
+        except BaseException as error:
             self._rollback()
+            if not is_the_operations(error):
+                raise
             return False
-        except BaseException:
-            self._rollback()
-            raise
         return True
 
-    def _outcome(self, job: Job) -> tuple[Any, BaseException | None]:
+    def _run_unprotected(self, job: Job) -> Outcome:
+        return job.op(self.conn, *job.args), None
+
+    def _run_in_savepoint(self, job: Job) -> Outcome:
         try:
             return self._in_savepoint(job.op, job.args), None
         except BaseException as error:
@@ -140,9 +152,7 @@ class Transactions:
                 raise sqlite3.OperationalError("SQLite rolled the transaction back") from error
             return None, error
 
-    def _settle(
-        self, jobs: Sequence[Job], outcomes: Sequence[tuple[Any, BaseException | None]]
-    ) -> None:
+    def _settle(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         for job, (value, failure) in zip(jobs, outcomes, strict=True):
             job.settle(value, failure and self._explained(failure))
 
