@@ -32,9 +32,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 # A read that has waited this long for the hop under way gets a thread of its own, in seconds.
-_PATIENCE = 0.01
+_PATIENCE = 0.005
 # Answers are given together, but none is held back for longer than this, in seconds.
-_HOLD = 0.01
+_HOLD = 0.005
 _HOLD_MOST = 128
 
 

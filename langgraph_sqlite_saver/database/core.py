@@ -324,7 +324,7 @@ class _NoWriter:
         )
 
     def close(self) -> None:
-        pass
+        """Nothing is open."""
 
 
 def _nothing(conn: sqlite3.Connection) -> None:

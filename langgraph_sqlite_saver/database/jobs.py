@@ -65,6 +65,7 @@ class BlockingJob(Job):
             pass
 
     def promote(self) -> None:
+        """Wake the caller: it sees that it leads."""
         self.wake()
 
     def result(self) -> Any:
@@ -88,6 +89,7 @@ class AwaitedJob(Job):
         self._lead = lead
 
     def promote(self) -> None:
+        """Send a thread: an event loop must not run the queue itself."""
         self._lead()
 
 
