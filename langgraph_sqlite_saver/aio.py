@@ -127,7 +127,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `SqliteSaver.get_tuple`."""
-        return await self.database.read(reading.get_tuple, self._decoder(), address_of(config))
+        return await self.database.read(reading.get_tuple, self, address_of(config))
 
     def alist(
         self,
@@ -147,7 +147,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def _fetch(self, pages: listing.Pages) -> listing.Page:
         return await self.database.read(
-            listing.fetch_page, self._decoder(), pages.query, pages.cursor, pages.size
+            listing.fetch_page, self, pages.query, pages.cursor, pages.size
         )
 
     async def aput(
@@ -255,9 +255,6 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     def get_next_version(self, current: str | None, channel: None) -> str:
         """As `SqliteSaver.get_next_version`."""
         return versions.next_version(current)
-
-    def _decoder(self) -> reading.Decoder:
-        return reading.Decoder(self.serde, self.get_next_version)
 
     # The blocking twins, for threads without an event loop: the methods above, run on a loop of
     # their own (the database keeps none).

@@ -124,7 +124,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the newest of its thread and namespace."""
-        return self.database.read(reading.get_tuple, self._decoder(), address_of(config))
+        return self.database.read(reading.get_tuple, self, address_of(config))
 
     def list(
         self,
@@ -149,7 +149,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def _iterate(self, pages: listing.Pages) -> Iterator[CheckpointTuple]:
         while not pages.done:
             page = self.database.read(
-                listing.fetch_page, self._decoder(), pages.query, pages.cursor, pages.size
+                listing.fetch_page, self, pages.query, pages.cursor, pages.size
             )
             yield from pages.take(page)
 
@@ -296,9 +296,6 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def get_next_version(self, current: str | None, channel: None) -> str:
         """The version after `current`, which sorts behind it."""
         return versions.next_version(current)
-
-    def _decoder(self) -> reading.Decoder:
-        return reading.Decoder(self.serde, self.get_next_version)
 
     # The async twins: the methods above, on threads.
 

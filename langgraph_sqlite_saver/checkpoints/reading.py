@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from sqlite3 import Connection
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -26,14 +26,14 @@ SENDS_INSIDE = 4
 # Postgres' type of a blob for a version without a value.
 EMPTY = "empty"
 
-NextVersion = Callable[[Any, None], Any]
 
-
-class Decoder(NamedTuple):
-    """What turns stored rows into values: the saver's serialiser and its version scheme."""
+class Decoder(Protocol):
+    """What turns stored rows into values: a saver, its serialiser and its version scheme."""
 
     serde: SerializerProtocol
-    next_version: NextVersion
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """The version after `current`."""
 
 
 class Row(NamedTuple):
@@ -128,7 +128,7 @@ def _add_sends(conn: Connection, decoder: Decoder, row: Row) -> None:
         return
     versions = row.checkpoint["channel_versions"]
     row.checkpoint["channel_values"][TASKS] = [decoder.serde.loads_typed(each) for each in sends]
-    versions[TASKS] = max(versions.values()) if versions else decoder.next_version(None, None)
+    versions[TASKS] = max(versions.values()) if versions else decoder.get_next_version(None, None)
 
 
 def load_page(

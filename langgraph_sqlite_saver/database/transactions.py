@@ -69,9 +69,9 @@ class Transactions:
         return self._retry(lambda: self._read_once(op, args))
 
     def _read_once(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        if self._is_owners():
-            return self._in_savepoint(op, args)
         conn = self.conn
+        if conn.in_transaction and self._is_owners():
+            return self._in_savepoint(op, args)
         try:
             conn.execute("BEGIN")
             value = op(conn, *args)
