@@ -93,9 +93,13 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         *,
         serde: SerializerProtocol | None = None,
         pragmas: Mapping[str, PragmaValue] | None = None,
+        readers: int = 4,
+        lock_timeout: float = 30.0,
     ) -> AsyncIterator[Self]:
         """A saver for the time of an `async with` block, from a path or `":memory:"`."""
-        async with cls(conn_string, serde=serde, pragmas=pragmas) as saver:
+        async with cls(
+            conn_string, serde=serde, pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+        ) as saver:
             yield saver
 
     @property

@@ -91,9 +91,13 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         *,
         serde: SerializerProtocol | None = None,
         pragmas: Mapping[str, PragmaValue] | None = None,
+        readers: int = 4,
+        lock_timeout: float = 30.0,
     ) -> Iterator[Self]:
         """A saver for the time of a `with` block, from a path or `":memory:"`."""
-        with cls(conn_string, serde=serde, pragmas=pragmas) as saver:
+        with cls(
+            conn_string, serde=serde, pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+        ) as saver:
             yield saver
 
     @property
@@ -165,7 +169,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         Args:
             config: The thread and namespace; its `checkpoint_id` becomes the parent.
             checkpoint: What to save. One of the same id is replaced.
-            metadata: Stored as JSON, with the config's metadata and configurable merged in.
+            metadata: Stored as JSON, with the config's metadata and configurable merged in. NaN and
+                infinities become null, lone surrogates "?", NUL characters go, dates and the like
+                become text.
             new_versions: The channels that changed. A hint: others are saved too if they are not.
 
         Returns:
@@ -205,7 +211,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that runs made (metadata `run_id`) and their writes.
 
-        A remaining checkpoint whose parent went gets the nearest ancestor left as its parent. One
+        Those stay that values of remaining checkpoints are rebuilt from (a DeltaChannel's). A
+        remaining checkpoint whose parent went gets the nearest ancestor left as its parent. One
         transaction for each thread.
         """
         ids = thread_keys(run_ids, "run_ids")
@@ -264,7 +271,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         return self.database.read(overview.threads)
 
     def stats(self) -> Stats:
-        """What the file holds, in figures. Reads it once."""
+        """What the file holds, in figures. Reads the whole file."""
         counted = self.database.read(overview.count)
         figures = self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)

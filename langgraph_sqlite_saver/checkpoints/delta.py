@@ -18,7 +18,7 @@ from ..database import InvalidTypeError
 from . import jsontext, sql
 from .config import Address, stored_text
 from .reading import EMPTY
-from .values import load_notes
+from .values import load_notes, loads
 
 
 class Ancestor(NamedTuple):
@@ -113,7 +113,7 @@ def get_history(
             if value is _MISSING:
                 continue
             is_blob = isinstance(value, tuple)  # inline values are JSON's
-            history[channel]["seed"] = serde.loads_typed(value) if is_blob else value
+            history[channel]["seed"] = loads(serde, channel, *value) if is_blob else value
             chain_length[channel] = len(chain)
             open_channels.discard(channel)
         if not open_channels:
@@ -141,7 +141,7 @@ def _add_writes(
     for checkpoint_id, task_id, channel, kind, data in conn.execute(
         sql.SELECT_WRITES_OF_CHAIN, parameters
     ):
-        write = (task_id, channel, serde.loads_typed((kind, data)))
+        write = (task_id, channel, loads(serde, channel, kind, data))
         writes.setdefault((checkpoint_id, channel), []).append(write)
     for channel, entry in history.items():
         for checkpoint_id in reversed(chain[: chain_length.get(channel, len(chain))]):

@@ -20,6 +20,9 @@ from .errors import SerializationError
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
 
+# For checkpoints: nothing is turned into text on the way.
+_AS_GIVEN = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -48,7 +51,7 @@ _LARGE_INT = re.compile(r"\d{19}")
 def dump_checkpoint(checkpoint: Mapping[str, Any]) -> str:
     """The checkpoint row's text; raises SerializationError for ids or versions of odd types."""
     try:
-        data = orjson.dumps(checkpoint)
+        data = _dump_plain(checkpoint)
         if b"\\u0000" in data and _ESCAPED_NUL.search(data):
             raise TypeError("text with a NUL character")
         return data.decode()
@@ -57,6 +60,22 @@ def dump_checkpoint(checkpoint: Mapping[str, Any]) -> str:
             f"checkpoint {checkpoint.get('id')!r} cannot be stored: {error}. Ids are text; "
             "channel versions are text, floats, or ints of at most 64 bits."
         ) from error
+
+
+def _dump_plain(checkpoint: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(checkpoint, option=_AS_GIVEN)
+    except TypeError:  # names that are str-Enums, as nodes may have, are taken for what they are
+        return orjson.dumps(_plain_keys(checkpoint), option=_AS_GIVEN)
+
+
+def _plain_keys(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        str.__str__(key) if isinstance(key, str) else key: _plain_keys(each)
+        for key, each in value.items()
+    }
 
 
 def load_checkpoint(text: str) -> Any:

@@ -144,7 +144,8 @@ def fetch_page(
     behind = Cursor(last.checkpoint_id, last.thread_id, last.checkpoint_ns) if last else None
     wanted = [row for row in rows if _matches(query, row)]
     tuples, weight = load_page(conn, decoder, wanted) if wanted else ([], 0)
-    return Page(tuples, behind, _next_size(size, len(wanted), weight))
+    weight += sum(len(each[4]) + len(each[5]) for each in columns)
+    return Page(tuples, behind, _next_size(size, len(rows), weight))
 
 
 def _matches(query: Query, row: Row) -> bool:

@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.types import TASKS
 
 from . import jsontext, sql
 from .config import Address
-from .values import EXTRAS, blob_keys, load_notes
+from .values import EXTRAS, blob_keys, load_notes, loads
 
 # The format from which on a checkpoint holds its pending sends itself.
 SENDS_INSIDE = 4
@@ -69,28 +69,23 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
     if columns is None:
         return None
     row = Row.of(columns)
-    loads = decoder.serde.loads_typed
+    serde = decoder.serde
     if keys := row.blob_keys():
         values = row.checkpoint["channel_values"]
         for channel, kind, data in conn.execute(sql.SELECT_BLOBS, (_json(keys), *row[:2])):
             if kind != EMPTY:
-                values[channel] = loads((kind, data))
+                values[channel] = loads(serde, channel, kind, data)
     writes = [
-        (task_id, channel, loads((kind, data)))
+        (task_id, channel, loads(serde, channel, kind, data))
         for task_id, channel, kind, data in conn.execute(sql.SELECT_WRITES, row[:3])
     ]
-    return _to_tuple(conn, decoder, row, writes)
+    _complete(conn, decoder, [row])
+    return _to_tuple(row, writes)
 
 
-def _to_tuple(
-    conn: Connection, decoder: Decoder, row: Row, writes: list[PendingWrite]
-) -> CheckpointTuple:
+def _to_tuple(row: Row, writes: list[PendingWrite]) -> CheckpointTuple:
     """From a row whose values are in place."""
-    if EXTRAS in row.notes:
-        row.checkpoint.update(row.checkpoint["channel_values"].pop(EXTRAS))
     thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, _ = row
-    if parent_id and checkpoint.get("v", 1) < SENDS_INSIDE:
-        _add_sends(conn, decoder, row)
     parent: RunnableConfig | None = None
     if parent_id:
         parent = {
@@ -115,37 +110,62 @@ def _to_tuple(
     )
 
 
-def _add_sends(conn: Connection, decoder: Decoder, row: Row) -> None:
-    """Before format 4 a checkpoint's sends are its parent's writes: as PostgresSaver moves them.
+def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
+    """Put extra keys into their checkpoints, and sends into those of a format before 4.
 
-    A list of sends inside the checkpoint is older still, and LangGraph's to migrate.
+    There a checkpoint's sends are its parent's writes; they are moved as PostgresSaver does it.
+    A list of sends inside the checkpoint, among its extras, is older still, and LangGraph's to
+    migrate.
     """
-    if row.checkpoint.get("pending_sends"):
+    for row in rows:
+        if EXTRAS in row.notes:
+            row.checkpoint.update(row.checkpoint["channel_values"].pop(EXTRAS))
+    old = [
+        row
+        for row in rows
+        if row.parent_id
+        and row.checkpoint.get("v", 1) < SENDS_INSIDE
+        and not row.checkpoint.get("pending_sends")
+    ]
+    if not old:
         return
-    key = (row.thread_id, row.checkpoint_ns, row.parent_id, TASKS)
-    sends = conn.execute(sql.SELECT_SENDS, key).fetchall()
-    if not sends:
-        return
-    versions = row.checkpoint["channel_versions"]
-    row.checkpoint["channel_values"][TASKS] = [decoder.serde.loads_typed(each) for each in sends]
-    versions[TASKS] = max(versions.values()) if versions else decoder.get_next_version(None, None)
+    wanted = _json(_numbered(old, [str(row.parent_id) for row in old]))
+    sends: dict[int, list[Any]] = {}
+    for number, kind, data in conn.execute(sql.SELECT_SENDS_OF_PAGE, (wanted, TASKS)):
+        sends.setdefault(int(number), []).append(loads(decoder.serde, TASKS, kind, data))
+    for number, values in sends.items():
+        versions = old[number].checkpoint["channel_versions"]
+        old[number].checkpoint["channel_values"][TASKS] = values
+        versions[TASKS] = (
+            max(versions.values()) if versions else decoder.get_next_version(None, None)
+        )
+
+
+def _numbered(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, dict[str, dict[str, str]]]:
+    """Checkpoint ids at the rows' places, each under its row's number."""
+    wanted: dict[str, dict[str, dict[str, str]]] = {}
+    for number, (row, checkpoint_id) in enumerate(zip(rows, ids, strict=True)):
+        at = wanted.setdefault(row.thread_id, {}).setdefault(row.checkpoint_ns, {})
+        at[str(number)] = checkpoint_id
+    return wanted
 
 
 def load_page(
     conn: Connection, decoder: Decoder, rows: Sequence[Row]
 ) -> tuple[list[CheckpointTuple], int]:
-    """Decode several rows with two statements, however many they are; also their stored bytes."""
+    """Decode several rows with two statements, however many they are; also their stored bytes.
+
+    Checkpoints of a format before 4 take a third one.
+    """
     blob_bytes = _load_blobs(conn, decoder.serde, rows)
     writes, write_bytes = _load_writes(conn, decoder.serde, rows)
-    tuples = [
-        _to_tuple(conn, decoder, row, written) for row, written in zip(rows, writes, strict=True)
-    ]
+    _complete(conn, decoder, rows)
+    tuples = [_to_tuple(row, written) for row, written in zip(rows, writes, strict=True)]
     return tuples, blob_bytes + write_bytes
 
 
 def _load_blobs(conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]) -> int:
     """Put the values that lie in blobs into their rows."""
-    loads = serde.loads_typed
     wanted, users = _blobs_wanted(rows)
     size = 0
     for number, kind, data in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (_json(wanted),)):
@@ -154,7 +174,7 @@ def _load_blobs(conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]
         size += len(data)
         # One that several rows share is read once, and decoded for each.
         for values, channel in users[int(number)]:
-            values[channel] = loads((kind, data))
+            values[channel] = loads(serde, channel, kind, data)
     return size
 
 
@@ -184,18 +204,14 @@ def _load_writes(
     conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]
 ) -> tuple[list[list[PendingWrite]], int]:
     """Each row's writes, in the order in which live execution applies them; also their bytes."""
-    loads = serde.loads_typed
-    wanted: dict[str, dict[str, dict[str, str]]] = {}
-    for index, row in enumerate(rows):
-        ids = wanted.setdefault(row.thread_id, {}).setdefault(row.checkpoint_ns, {})
-        ids[str(index)] = row.checkpoint_id
+    wanted = _numbered(rows, [row.checkpoint_id for row in rows])
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
     for number, task_id, channel, kind, data in conn.execute(
         sql.SELECT_WRITES_OF_PAGE, (_json(wanted),)
     ):
         size += len(data)
-        writes[int(number)].append((task_id, channel, loads((kind, data))))
+        writes[int(number)].append((task_id, channel, loads(serde, channel, kind, data)))
     return writes, size
 
 

@@ -44,22 +44,27 @@ def expire_thread(conn: Connection, thread_id: str, moment: datetime) -> bool:
 
 def checkpoints_of_runs(
     conn: Connection, run_ids: Sequence[str]
-) -> dict[str, dict[str, list[str]]]:
+) -> dict[str, dict[str, dict[str, None]]]:
     """The checkpoints that runs made: thread id -> namespace -> checkpoint ids."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, dict[str, None]]] = {}
     for thread_id, ns, checkpoint_id in conn.execute(
         sql.SELECT_RUNS_CHECKPOINTS, (_array(run_ids),)
     ):
-        found.setdefault(thread_id, {}).setdefault(ns, []).append(checkpoint_id)
+        found.setdefault(thread_id, {}).setdefault(ns, {})[checkpoint_id] = None
     return found
 
 
 def delete_runs_in_thread(conn: Connection, thread_id: str, run_ids: Sequence[str]) -> None:
-    """Delete what the runs made in one thread.
+    """Delete what the runs made in one thread, but for what remaining values are rebuilt from.
 
     A remaining checkpoint whose parent went gets the nearest ancestor that is left as its parent.
     """
-    for ns, doomed in checkpoints_of_runs(conn, run_ids).get(thread_id, {}).items():
+    for ns, made in checkpoints_of_runs(conn, run_ids).get(thread_id, {}).items():
+        remaining = (
+            row for row in _newest(conn, thread_id, ns, -1) if row.checkpoint_id not in made
+        )
+        needed = _needed(conn, thread_id, ns, remaining)
+        doomed = [checkpoint_id for checkpoint_id in made if checkpoint_id not in needed]
         freed = _blob_keys_of(conn.execute(sql.SELECT_SOME, (thread_id, ns, _array(doomed))))
         _adopt_children(conn, thread_id, ns, doomed)
         _delete_checkpoints(conn, thread_id, ns, doomed)
@@ -108,7 +113,7 @@ def prune(conn: Connection, thread_id: str, keep: int) -> None:
     with the root checkpoint it started from, once that one is saved and pruned.
     """
     namespaces = [ns for (ns,) in conn.execute(sql.SELECT_NAMESPACES, (thread_id,))]
-    newest = {ns: _newest(conn, thread_id, ns, keep) for ns in namespaces}
+    newest = {ns: list(_newest(conn, thread_id, ns, keep)) for ns in namespaces}
     kept = {ns: _needed(conn, thread_id, ns, rows) for ns, rows in newest.items()}
     roots = kept.get("", set())
     calls = {ns for ns in namespaces if _is_finished_call(conn, thread_id, newest[ns][0], roots)}
@@ -120,8 +125,10 @@ def prune(conn: Connection, thread_id: str, keep: int) -> None:
             _keep_only(conn, thread_id, ns, kept[ns])
 
 
-def _newest(conn: Connection, thread_id: str, ns: str, keep: int) -> list[Row]:
-    return [Row.of(columns) for columns in conn.execute(sql.SELECT_NEWEST, (thread_id, ns, keep))]
+def _newest(conn: Connection, thread_id: str, ns: str, keep: int) -> Iterator[Row]:
+    """The newest checkpoints of a namespace; all of them for -1."""
+    for columns in conn.execute(sql.SELECT_NEWEST, (thread_id, ns, keep)):
+        yield Row.of(columns)
 
 
 def _needed(conn: Connection, thread_id: str, ns: str, rows: Iterable[Row]) -> set[str]:
@@ -144,7 +151,8 @@ def _needed(conn: Connection, thread_id: str, ns: str, rows: Iterable[Row]) -> s
 
 def _counted(row: Row) -> set[str]:
     """The channels whose updates LangGraph counts since their last snapshot: DeltaChannels."""
-    return set(jsontext.load_metadata(row.metadata).get("counters_since_delta_snapshot") or ())
+    counters = jsontext.load_metadata(row.metadata).get("counters_since_delta_snapshot")
+    return set(counters) if isinstance(counters, dict) else set()
 
 
 def _delta_ancestors(
@@ -173,8 +181,9 @@ def _is_finished_call(conn: Connection, thread_id: str, head: Row, kept_roots: s
     """Whether a head is a subgraph call's whose root checkpoint is saved and goes now."""
     if ":" not in head.checkpoint_ns:
         return False
-    root = (jsontext.load_metadata(head.metadata).get("parents") or {}).get("")
-    if root is None or root in kept_roots:
+    parents = jsontext.load_metadata(head.metadata).get("parents")
+    root = parents.get("") if isinstance(parents, dict) else None
+    if not isinstance(root, str) or root in kept_roots:
         return False
     return conn.execute(sql.CHECKPOINT_EXISTS, (thread_id, "", root)).fetchone() is not None
 

@@ -15,18 +15,24 @@ def refuse_foreign(conn: sqlite3.Connection) -> None:
     The official file is known by its `writes` table; a user's own table of that name has other
     columns and is left alone.
     """
-    tables = {row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "checkpoint_migrations" in tables:
-        return
-    if "writes" in tables and _columns(conn, "writes") >= _OFFICIAL_WRITES:
+    names = "SELECT lower(name) FROM sqlite_master WHERE type IN ('table', 'view')"
+    taken = {name for (name,) in conn.execute(names)}
+    ours = {"checkpoints", "checkpoint_blobs", "checkpoint_writes"}
+    if "checkpoint_migrations" in taken:
+        if _columns(conn, "checkpoint_migrations") == {"v"} and (
+            ours <= taken or not conn.execute("SELECT 1 FROM checkpoint_migrations").fetchone()
+        ):
+            return
+        ours = {"checkpoint_migrations"}
+    elif "writes" in taken and _columns(conn, "writes") >= _OFFICIAL_WRITES:
         raise UnknownSchemaError(
             "the file was written by langgraph-checkpoint-sqlite, whose format is another one. "
             "Give this saver a new file (and leave that one to the official saver, to read old "
             "threads from). Nothing in it was changed."
         )
-    if taken := tables & {"checkpoints", "checkpoint_blobs", "checkpoint_writes"}:
+    if taken & ours:
         raise UnknownSchemaError(
-            f"the file has a table {sorted(taken)[0]!r} that is not this library's. "
+            f"the file has a table {sorted(taken & ours)[0]!r} that is not this library's. "
             "Give the saver a file of its own. Nothing in it was changed."
         )
 

@@ -127,6 +127,16 @@ WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id 
 ORDER BY w.task_path, w.task_id, w.idx
 """
 
+# ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}, ?2: the channel of sends
+SELECT_SENDS_OF_PAGE = """
+SELECT number.key, w.type, w.blob
+FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
+CROSS JOIN checkpoint_writes AS w
+WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
+AND w.channel = ?2
+ORDER BY w.task_path, w.task_id, w.idx
+"""
+
 # --- delta history
 
 # Nearest ancestor first, by parent and not by id: ids only grow within one process.
@@ -282,15 +292,6 @@ ON CONFLICT DO NOTHING
 """  # noqa: S608
 
 HAS_THREAD = "SELECT 1 FROM checkpoints WHERE thread_id = ? LIMIT 1"
-
-# Versions under which both threads keep a value, and not the same one.
-SELECT_CLASHES = """
-SELECT s.checkpoint_ns, s.channel, s.version, s.type, s.blob
-FROM checkpoint_blobs AS s CROSS JOIN checkpoint_blobs AS t
-WHERE s.thread_id = ?1 AND t.thread_id = ?2 AND t.checkpoint_ns = s.checkpoint_ns
-AND t.channel = s.channel AND t.version = s.version
-AND (t.type <> s.type OR t.blob IS NOT s.blob)
-"""
 
 SELECT_MISSING_IN_TARGET = """
 SELECT checkpoint_ns, checkpoint_id, checkpoint, blob_versions FROM checkpoints AS s

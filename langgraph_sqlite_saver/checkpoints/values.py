@@ -66,6 +66,17 @@ def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
     return kind, data if type(data) is bytes else bytes(data or b"")
 
 
+def loads(serde: SerializerProtocol, channel: str, kind: str, data: bytes) -> Any:
+    """Read a stored value; raises SerializationError that names the channel."""
+    try:
+        return serde.loads_typed((kind, data))
+    except Exception as error:
+        raise SerializationError(
+            f"the stored value of channel {channel!r} ({kind}) cannot be read: {error}. "
+            "Give the saver the serde, and the key, that it was saved with."
+        ) from error
+
+
 def own_version(version: str, blob: Blob) -> str:
     """A version of our making, the same for the same bytes."""
     kind, data = blob

@@ -132,9 +132,9 @@ def _check(checkpoint: Any, metadata: Any, new_versions: Any) -> None:
         raise InvalidInputError("the checkpoint has no id: make one with empty_checkpoint()")
     if not isinstance(checkpoint.get("v", 1), int):
         raise InvalidTypeError(f"the checkpoint's v must be an int, not {checkpoint['v']!r}")
-    for part in ("channel_values", "channel_versions"):
+    for part in ("channel_values", "channel_versions", "versions_seen"):
         found = checkpoint.get(part)
-        if type(found) is not dict and not isinstance(found or {}, Mapping):
+        if type(found) is not dict and found is not None and not isinstance(found, Mapping):
             raise InvalidTypeError(f"the checkpoint's {part} must be a dict")
 
 
@@ -207,7 +207,10 @@ def _sort_versions(
 
 def _sort_keys(request: Put, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The checkpoint's keys that are JSON; others, of older formats, become a blob."""
-    document = {"channel_versions": {}, "versions_seen": {}, **checkpoint}
+    document = dict(checkpoint)
+    for part in ("channel_versions", "versions_seen"):
+        if document.get(part) is None:
+            document[part] = {}
     if document.keys() == _JSON_KEYS:
         return document
     extras = {
@@ -304,8 +307,8 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
     row = conn.execute(sql.SELECT_LINEAGE, (*place, parent_id)).fetchone() if parent_id else None
     if row is None:
         return {}
-    keys = blob_keys(jsontext.load_checkpoint(row[0]), load_notes(row[1]))
-    versions = jsontext.load_checkpoint(row[0])["channel_versions"]
+    parent = jsontext.load_checkpoint(row[0])
+    keys, versions = blob_keys(parent, load_notes(row[1])), parent["channel_versions"]
     wanted = {channel: keys[channel] for channel in request.unnamed if channel in keys}
     found = conn.execute(sql.SELECT_STORED_CHANNELS, (orjson.dumps(wanted).decode(), *place))
     stored = {channel for (channel,) in found} | (keys.keys() & request.left_out.keys())

@@ -200,6 +200,8 @@ class Model:
     def delete_for_runs(self, runs: Sequence[str]) -> None:
         for space, saved in self.saved.items():
             gone = {id for id, each in saved.items() if each.metadata.get("run_id") in runs}
+            if gone:  # what the values of the others are rebuilt from stays
+                gone -= self._needed(space, sorted(saved.keys() - gone))
             for id in saved.keys() - gone:
                 parent = saved[id].parent
                 while parent in gone:
