@@ -24,7 +24,7 @@ from typing_extensions import ParamSpec, Self
 from . import fork
 from .core import Database, Op, Target
 from .errors import DatabaseClosedError
-from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, answer
+from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, answer, nothing
 from .migrations import Schema
 from .pragmas import PragmaValue
 
@@ -116,15 +116,14 @@ class AsyncDatabase:
 
     async def open(self) -> None:
         """Open the database now; the first call does it else."""
-        await self._run(MAINTAIN, _nothing, (), {})
+        await self._run(MAINTAIN, nothing, (), {})
 
     async def close(self) -> None:
         """Complete what is under way, close what was opened here, refuse later calls."""
         self._closing = True
-        pool = self._pool()
         with self._mutex:
             if self._closed is None:
-                self._closed = pool.submit(self._close)
+                self._closed = self._open_pool().submit(self._close)
         # Shielded: a cancelled close is completed all the same.
         await asyncio.shield(asyncio.wrap_future(self._closed))
 
@@ -161,12 +160,15 @@ class AsyncDatabase:
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._mutex:
-            if self._executor is None:
-                # A thread for the writer, one for close, the rest for readers.
-                self._executor = ThreadPoolExecutor(
-                    self._most_readers + 2, thread_name_prefix="langgraph-sqlite"
-                )
-            return self._executor
+            return self._open_pool()
+
+    def _open_pool(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            # A thread for the writer, one for close, the rest for readers.
+            self._executor = ThreadPoolExecutor(
+                self._most_readers + 2, thread_name_prefix="langgraph-sqlite"
+            )
+        return self._executor
 
     def _queue_read(self, job: AwaitedJob) -> None:
         with self._mutex:
@@ -284,10 +286,6 @@ class AsyncDatabase:
         closing = self._closing
         self._reset()
         self._closing = closing
-
-
-def _nothing(conn: sqlite3.Connection) -> None:
-    pass
 
 
 def _never() -> None:

@@ -16,9 +16,10 @@ import aiosqlite
 from typing_extensions import ParamSpec
 
 from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
+from .busy import check_lock_timeout
 from .core import Op
 from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError, translated
-from .jobs import MAINTAIN, READ, WRITE, Job, Kind
+from .jobs import MAINTAIN, READ, WRITE, Job, Kind, nothing
 from .migrations import Schema
 from .pragmas import PragmaValue
 from .transactions import Transactions
@@ -44,6 +45,7 @@ class AiosqliteDatabase:
         pragmas: Mapping[str, PragmaValue] | None = None,
         lock_timeout: float = 30.0,
     ) -> None:
+        check_lock_timeout(lock_timeout)
         if pragmas:
             raise InvalidInputError(PRAGMAS_ARE_THE_OWNERS)
         self.connection = connection
@@ -76,7 +78,7 @@ class AiosqliteDatabase:
 
     async def open(self) -> None:
         """Bring the tables up to date now; the first call does it else."""
-        await self._run(MAINTAIN, _nothing, (), {})
+        await self._run(MAINTAIN, nothing, (), {})
 
     async def close(self) -> None:
         """Refuse later calls. The connection is its owner's to close."""
@@ -122,8 +124,7 @@ class AiosqliteDatabase:
             if self._transactions is None or self._transactions.provisional:
                 conn: sqlite3.Connection = self.connection._conn
                 check_borrowed(conn)
-                with translated(_NAME):
-                    own = OwnCursors.ready(conn, self._schemas)
+                own = OwnCursors.ready(conn, self._schemas, _NAME, self._lock_timeout)
                 self._transactions = Transactions(own, _NAME, self._lock_timeout, lent=True)
             self._transactions.run([job])
         except BaseException as error:
@@ -132,7 +133,3 @@ class AiosqliteDatabase:
 
 async def _on_its_thread(connection: aiosqlite.Connection, function: Any, *args: Any) -> Any:
     return await connection._execute(function, *args)  # type: ignore[no-untyped-call]
-
-
-def _nothing(conn: sqlite3.Connection) -> None:
-    pass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, NoReturn, cast
 
 from . import migrations
-from .errors import ConnectionUnusableError
+from .busy import retry_while_busy
+from .errors import ConnectionUnusableError, translated
 from .files import check_sqlite_version, migrate
 from .migrations import Schema
 
@@ -23,12 +25,22 @@ class OwnCursors:
         self._conn = conn
 
     @classmethod
-    def ready(cls, conn: sqlite3.Connection, schemas: Sequence[Schema]) -> sqlite3.Connection:
+    def ready(
+        cls, conn: sqlite3.Connection, schemas: Sequence[Schema], where: str, lock_timeout: float
+    ) -> sqlite3.Connection:
         """The connection for our operations, its file checked and its tables made.
 
         WAL is all that is set, and only where the file is not in use by its owner's transaction.
+        `where` and `lock_timeout` (seconds) are for a file that is locked.
         """
         check_sqlite_version()
+        with translated(where):
+            return retry_while_busy(
+                lambda: cls._ready(conn, schemas), limit=lock_timeout, where=where
+            )
+
+    @classmethod
+    def _ready(cls, conn: sqlite3.Connection, schemas: Sequence[Schema]) -> sqlite3.Connection:
         own = cast(sqlite3.Connection, cls(conn))
         for schema in schemas:
             schema.refuse(own)
@@ -37,8 +49,7 @@ class OwnCursors:
             own.execute("PRAGMA journal_mode = WAL").close()
         for schema in schemas:
             if conn.in_transaction:
-                while migrations.apply_next(own, schema):
-                    pass
+                _migrate_inside(own, schema)
             else:
                 migrate(own, schema)
         return own
@@ -63,6 +74,34 @@ class OwnCursors:
     def backup(self, target: sqlite3.Connection, **options: Any) -> None:
         """As `sqlite3.Connection.backup`."""
         self._conn.backup(target, **options)
+
+    def inside_owners_transaction(self) -> sqlite3.Connection:
+        """The connection for operations in a transaction that its owner has open."""
+        return cast(sqlite3.Connection, _Guest(self._conn))
+
+
+class _Guest(OwnCursors):
+    """A lent connection while its owner has a transaction open."""
+
+    def backup(self, target: sqlite3.Connection, **options: Any) -> NoReturn:
+        """Refused: SQLite doesn't copy what the same connection is writing, and would wait."""
+        raise ConnectionUnusableError(
+            "the connection's owner has a transaction open; commit it before a backup"
+        )
+
+
+def _migrate_inside(conn: sqlite3.Connection, schema: Schema) -> None:
+    """As `migrate`, in the owner's transaction: nothing of a failing one stays for his commit."""
+    while migrations.pending(conn, schema):
+        conn.execute("SAVEPOINT migration")
+        try:
+            migrations.apply_next(conn, schema)
+        except BaseException:
+            with suppress(sqlite3.Error):  # SQLite may have ended the whole transaction
+                conn.execute("ROLLBACK TO migration")
+                conn.execute("RELEASE migration")
+            raise
+        conn.execute("RELEASE migration")
 
 
 def check_borrowed(conn: sqlite3.Connection) -> None:

@@ -13,11 +13,19 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from .errors import DatabaseLockedError, is_busy
+from .errors import DatabaseLockedError, InvalidInputError, InvalidTypeError, is_busy
 
 T = TypeVar("T")
 
 _SHORTEST, _LONGEST = 0.0002, 0.0015
+
+
+def check_lock_timeout(seconds: float) -> None:
+    """Raise for what is no number of seconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise InvalidTypeError(f"lock_timeout is a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise InvalidInputError(f"lock_timeout cannot be {seconds!r} seconds")
 
 
 def retry_while_busy(attempt: Callable[[], T], *, limit: float, where: str) -> T:

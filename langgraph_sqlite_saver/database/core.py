@@ -14,9 +14,16 @@ from typing_extensions import ParamSpec, Self
 
 from . import fork
 from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
-from .errors import ConnectionUnusableError, InvalidInputError, ReadOnlyError, translated
+from .busy import check_lock_timeout, retry_while_busy
+from .errors import (
+    ConnectionUnusableError,
+    InvalidInputError,
+    InvalidTypeError,
+    ReadOnlyError,
+    translated,
+)
 from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
-from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind
+from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, nothing
 from .lane import Lane
 from .migrations import Schema
 from .pragmas import PragmaValue, checked, set_connection_pragmas
@@ -52,7 +59,8 @@ class Database:
         pragmas: Overrides for the PRAGMAs in `pragmas.py`, as `{"synchronous": "FULL"}`.
             Not for a borrowed connection.
         readers: How many connections may read at once.
-        lock_timeout: How long to wait for other processes' locks, in seconds.
+        lock_timeout: How long to wait for other processes' locks, in seconds, for each attempt; a
+            call that queues behind others may take longer.
 
     Raises:
         StorageError: A subclass that says what to do, from here and from every method.
@@ -67,8 +75,11 @@ class Database:
         readers: int = 4,
         lock_timeout: float = 30.0,
     ) -> None:
-        if readers < 1 or lock_timeout < 0:
-            raise InvalidInputError("readers must be at least 1 and lock_timeout not negative")
+        if isinstance(readers, bool) or not isinstance(readers, int):
+            raise InvalidTypeError(f"readers is a whole number, not {readers!r}")
+        if readers < 1:
+            raise InvalidInputError(f"readers must be at least 1, not {readers}")
+        check_lock_timeout(lock_timeout)
         self._lock_timeout = lock_timeout
         self._schemas = tuple(schemas)
         self._pragmas = checked(pragmas)
@@ -76,6 +87,7 @@ class Database:
         self._opened = False
         self._between_operations = False
         self._closing = threading.RLock()
+        self._renewing = threading.Lock()
         self._borrowed: sqlite3.Connection | None = None
         self._file: DatabaseFile | None = None
         self._readers: Readers | None = None
@@ -117,29 +129,27 @@ class Database:
         return open_transactions
 
     def _opener_of_borrowed(self, conn: sqlite3.Connection) -> Callable[[], sqlite3.Connection]:
-        name, schemas = self.name, self._schemas
-
-        def open_borrowed() -> sqlite3.Connection:
-            with translated(name):
-                return OwnCursors.ready(conn, schemas)
-
-        return open_borrowed
+        name, schemas, timeout = self.name, self._schemas, self._lock_timeout
+        return lambda: OwnCursors.ready(conn, schemas, name, timeout)
 
     def _opener_of_memory(self, location: Location) -> Callable[[], sqlite3.Connection]:
-        schemas, pragmas = self._schemas, self._pragmas
+        schemas, pragmas, timeout = self._schemas, self._pragmas, self._lock_timeout
+
+        def attempt() -> sqlite3.Connection:
+            conn = connect(location.uri())
+            try:
+                set_connection_pragmas(conn, pragmas)
+                for schema in schemas:
+                    migrate(conn, schema)
+            except BaseException:
+                conn.close()
+                raise
+            return conn
 
         def open_memory() -> sqlite3.Connection:
             check_sqlite_version()
-            with translated(location.name):
-                conn = connect(location.uri())
-                try:
-                    set_connection_pragmas(conn, pragmas)
-                    for schema in schemas:
-                        migrate(conn, schema)
-                except BaseException:
-                    conn.close()
-                    raise
-                return conn
+            with translated(location.name):  # several may share it, by a URI
+                return retry_while_busy(attempt, limit=timeout, where=location.name)
 
         return open_memory
 
@@ -172,8 +182,8 @@ class Database:
     def open(self) -> None:
         """Open the database now and bring its tables up to date; the first call does it else."""
         self._check_usable()
-        if not self._opened:
-            self._lane.call(MAINTAIN, _nothing, ())
+        if not self._opened or self._lane.is_closed:
+            self._lane.call(MAINTAIN, nothing, ())
             self._opened = True
 
     def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -224,16 +234,26 @@ class Database:
 
     def _read(self, readers: Readers, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         try:
-            value = readers.read(op, args)
-            while self.is_read_only and cast(DatabaseFile, self._file).is_stale():
-                # Read as if nobody wrote, and somebody did: what was read may be half of each.
-                cast(DatabaseFile, self._file).renew()
-                readers.renew()
+            while True:
+                generation = readers.generation
                 value = readers.read(op, args)
-            return value
+                if not self.is_read_only or self._is_whole(readers, generation):
+                    return value
         except sqlite3.Error:
             with translated(self.name):
                 raise
+
+    def _is_whole(self, readers: Readers, generation: int) -> bool:
+        """Whether nobody wrote what was read as if nobody wrote: else it may be half of each."""
+        file = cast(DatabaseFile, self._file)
+        with self._renewing:
+            if readers.generation != generation:  # another thread has seen it
+                return False
+            if file.is_stale():
+                file.renew()
+                readers.renew()
+                return False
+        return True
 
     def close(self) -> None:
         """Complete what is under way, close what was opened here, refuse later calls.
@@ -297,11 +317,11 @@ class Database:
 
     def after_fork_in_child(self) -> None:
         """Start afresh: threads, queues and connections of the parent are not here."""
-        _inherited.append(self._lane.forget())
-        if self._readers is not None:
-            _inherited.append(self._readers.forget())
+        inherited = (self._lane.forget(), self._readers and self._readers.forget())
+        _inherited.extend(each for each in inherited if each)
         self._forked |= self._file is None or not self._between_operations
         self._closing = threading.RLock()
+        self._renewing = threading.Lock()
 
 
 # Connections of the parent that could not be closed before a fork: kept, since closing them here
@@ -325,10 +345,6 @@ class _NoWriter:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _nothing(conn: sqlite3.Connection) -> None:
-    pass
 
 
 def _close_quietly(lane: Lane, readers: Readers | None, borrowed: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class StorageError(Exception):
@@ -102,6 +103,16 @@ def translate(error: sqlite3.Error, where: str) -> Exception:
     return error
 
 
+def twin(error: BaseException) -> BaseException:
+    """The error for one more caller: a traceback belongs to the thread that raises it."""
+    own = error
+    with suppress(Exception):  # a class whose constructor wants something else
+        own = copy.copy(error).with_traceback(error.__traceback__)
+        own.__cause__, own.__context__ = error.__cause__, error.__context__
+        own.__suppress_context__ = error.__suppress_context__
+    return own
+
+
 _TRANSLATIONS: tuple[tuple[str, type[StorageError], str], ...] = (
     (
         "disk is full",
@@ -134,6 +145,17 @@ _TRANSLATIONS: tuple[tuple[str, type[StorageError], str], ...] = (
         "unable to open database file",
         CannotOpenError,
         "Check that its directory exists and that this user may read and write there.",
+    ),
+    (
+        "no such vfs",
+        CannotOpenError,
+        "Take the `vfs` out of the URI, or load the extension that brings it first.",
+    ),
+    (
+        "string or blob too big",
+        InvalidInputError,
+        "A value is above SQLite's limit for one (1 GB by default): split it, or store it "
+        "elsewhere and keep a reference.",
     ),
     (
         "objects created in a thread can only be used in that same thread",

@@ -22,6 +22,7 @@ from .busy import retry_while_busy
 from .errors import (
     CannotOpenError,
     DatabaseFullError,
+    InvalidInputError,
     InvalidTypeError,
     NotADatabaseError,
     ReadOnlyError,
@@ -56,6 +57,8 @@ class Location:
                 f"a path, ':memory:' or a connection is expected, not {type(target).__name__}"
             )
         text = os.fsdecode(target)
+        if "\0" in (unquote(text) if text.startswith("file:") else text):
+            raise InvalidInputError(f"a path cannot hold a NUL character: {text!r}")
         if text.startswith("file:"):
             return cls._of_uri(text)
         if text in ("", ":memory:"):
@@ -67,6 +70,8 @@ class Location:
         parts = urlsplit(uri)
         query = tuple(parse_qsl(parts.query, keep_blank_values=True))
         options = dict(query)
+        if options.get("mode", "rwc") not in ("ro", "rw", "rwc", "memory"):
+            raise InvalidInputError(f"{uri}: mode is ro, rw, rwc or memory")
         path = unquote(parts.path)
         if options.get("mode") == "memory" or path in ("", ":memory:"):
             return cls(uri, None, query)
@@ -236,7 +241,7 @@ class DatabaseFile:
             # file is as good as immutable.
             if is_busy(error) or self.location.wal.exists() or self.location.journal.exists():
                 raise
-            self._immutable = self._looks()
+            self._immutable = self._immutable or self._looks()
             return self._reader(immutable="1")
 
     def _reader(self, **options: str) -> sqlite3.Connection:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["read", "write", "maintain", "pause", "close"]
@@ -18,6 +20,17 @@ PAUSE: Kind = "pause"
 CLOSE: Kind = "close"
 
 Operation = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Then:
+    """Returned by a maintenance operation: the rest of it, tried again by itself if it is busy."""
+
+    op: Callable[[sqlite3.Connection], Any]
+
+
+def nothing(*_: object) -> None:
+    """The operation of a job that is only to get its turn."""
 
 
 class Job:

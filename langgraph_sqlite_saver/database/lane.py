@@ -18,8 +18,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .errors import DatabaseClosedError
-from .jobs import CLOSE, PAUSE, WRITE, AwaitedJob, BlockingJob, Job, Kind, Operation, answer
+from .errors import DatabaseClosedError, twin
+from .jobs import (
+    CLOSE,
+    PAUSE,
+    WRITE,
+    AwaitedJob,
+    BlockingJob,
+    Job,
+    Kind,
+    Operation,
+    answer,
+    nothing,
+)
 from .transactions import Transactions, is_the_operations
 
 # Enough to make the disk's wait small for each; few enough that nobody waits for a long batch.
@@ -81,6 +92,11 @@ class Lane:
     def is_open(self) -> bool:
         """Whether there is a connection."""
         return self._transactions is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether calls are refused."""
+        return self._closed
 
     def is_led_by(self, thread: int) -> bool:
         """Whether that thread is running an operation here now."""
@@ -147,7 +163,7 @@ class Lane:
                 raise
             for job in batch:
                 if not job.done:
-                    job.settle(None, error)
+                    job.settle(None, twin(error))
         finally:
             self._leading_thread = None
 
@@ -189,7 +205,7 @@ class Lane:
         """Keep everybody from leading; False if someone still led after `limit` seconds."""
         if self.is_led_by(threading.get_ident()):
             return False
-        self._pausing = pausing = BlockingJob(PAUSE, _nothing, ())
+        self._pausing = pausing = BlockingJob(PAUSE, nothing, ())
         with self._mutex:
             if self._leader is None:
                 self._leader = pausing
@@ -229,7 +245,3 @@ class Lane:
         if self._leader is None and self._transactions is not None:
             return self._transactions.conn
         return None
-
-
-def _nothing() -> None:
-    pass

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 
 from . import fork
-from .errors import InvalidInputError
+from .errors import InvalidInputError, InvalidTypeError
 
 PragmaValue = str | int | bool
 
@@ -48,15 +48,26 @@ CONNECTION_PRAGMAS: dict[str, PragmaValue] = {
     "busy_timeout": 0,
 }
 
+# SQLite takes any other word for one of these, in silence: a misspelt FULL for NORMAL.
+_VALUES: dict[str, tuple[str, ...]] = {
+    "synchronous": ("OFF", "NORMAL", "FULL", "EXTRA", "0", "1", "2", "3"),
+    "journal_mode": ("WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"),
+    "auto_vacuum": ("NONE", "FULL", "INCREMENTAL", "0", "1", "2"),
+    "temp_store": ("DEFAULT", "FILE", "MEMORY", "0", "1", "2"),
+    "locking_mode": ("NORMAL", "EXCLUSIVE"),
+}
+
 _NAME = re.compile(r"[a-z_]+\Z")
 _VALUE = re.compile(r"-?[A-Za-z0-9_.]+\Z")
 
 
 def checked(pragmas: Mapping[str, PragmaValue] | None) -> dict[str, PragmaValue]:
-    """The caller's overrides, names in lower case; raises InvalidInputError for what is no PRAGMA.
+    """The caller's overrides, names in lower case; raises InvalidInputError for what is none.
 
     A misspelt PRAGMA is silently ignored by SQLite, so names are compared with the list it gives.
     """
+    if pragmas is not None and not isinstance(pragmas, Mapping):
+        raise InvalidTypeError(f"pragmas is a mapping of names to values, not {pragmas!r}")
     known = _known_pragmas() if pragmas else frozenset()
     result: dict[str, PragmaValue] = {}
     for name, value in (pragmas or {}).items():
@@ -67,6 +78,11 @@ def checked(pragmas: Mapping[str, PragmaValue] | None) -> dict[str, PragmaValue]
             )
         if not isinstance(value, (str, int)) or not _VALUE.match(str(value)):
             raise InvalidInputError(f"PRAGMA {name} cannot have the value {value!r}")
+        allowed = _VALUES.get(lower)
+        if allowed and _text(value).upper() not in allowed:
+            raise InvalidInputError(
+                f"PRAGMA {name} cannot have the value {value!r}: it is {', '.join(allowed)}"
+            )
         result[lower] = value
     return result
 
@@ -96,5 +112,8 @@ def set_connection_pragmas(conn: sqlite3.Connection, overrides: Mapping[str, Pra
 
 
 def _set(conn: sqlite3.Connection, name: str, value: PragmaValue) -> None:
-    text = int(value) if isinstance(value, bool) else value
-    conn.execute(f"PRAGMA {name} = {text}").close()
+    conn.execute(f"PRAGMA {name} = {_text(value)}").close()
+
+
+def _text(value: PragmaValue) -> str:
+    return str(int(value) if isinstance(value, bool) else value)

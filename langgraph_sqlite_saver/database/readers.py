@@ -27,14 +27,17 @@ class _Slot:
 
 
 class Readers:
-    """Up to `size` connections, opened by `connect` as they are needed."""
+    """Up to `size` connections, opened by `connect` as they are needed.
+
+    `generation` counts how often they were all renewed.
+    """
 
     def __init__(self, name: str, size: int, connect: Callable[[], Transactions]) -> None:
         self._name = name
         self.size = size
         self._connect = connect
         self._closed = False
-        self._generation = 0
+        self.generation = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -101,18 +104,18 @@ class Readers:
         return room
 
     def _connected(self, slot: _Slot) -> Transactions:
-        if slot.transactions is not None and slot.generation == self._generation:
+        if slot.transactions is not None and slot.generation == self.generation:
             return slot.transactions
         if slot.transactions is not None:
             slot.transactions.conn.close()
             slot.transactions = None
-        slot.generation = self._generation
+        slot.generation = self.generation
         slot.transactions = opened = self._connect()
         return opened
 
     def renew(self) -> None:
         """Have each connection opened anew before its next use."""
-        self._generation += 1
+        self.generation += 1
 
     def pause(self, limit: float | None) -> bool:
         """Hold new readers back and wait for those under way; False after `limit` seconds."""

@@ -11,11 +11,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
+from .borrowed import OwnCursors
 from .busy import retry_while_busy
-from .errors import ConnectionUnusableError, is_busy, translate
-from .jobs import MAINTAIN, READ, Job
+from .errors import ConnectionUnusableError, is_busy, translate, twin
+from .jobs import MAINTAIN, READ, Job, Then
 
 # What an operation returned, or what it raised.
 Outcome = tuple[Any, "BaseException | None"]
@@ -42,6 +43,8 @@ class Transactions:
         self._where = where
         self._lock_timeout = lock_timeout
         self._lent = lent
+        # What operations are given in a savepoint.
+        self._inside = cast(OwnCursors, conn).inside_owners_transaction() if lent else conn
         # Opened inside a transaction of the owner's: if he rolls back, our tables go with it.
         self.provisional = lent and conn.in_transaction
 
@@ -103,7 +106,11 @@ class Transactions:
                 "commit it before maintenance"
             )
         try:
-            return self._retry(lambda: op(self.conn, *args))
+            value = self._retry(lambda: op(self.conn, *args))
+            if isinstance(value, Then):
+                then = value.op
+                value = self._retry(lambda: then(self.conn))
+            return value
         finally:
             self._rollback()
 
@@ -124,7 +131,7 @@ class Transactions:
             self._begin()
         except Exception as error:
             for job in jobs:
-                job.settle(None, self._explained(error))
+                job.settle(None, twin(self._explained(error)))
             return True
         except BaseException:
             self._rollback()
@@ -161,7 +168,7 @@ class Transactions:
         conn = self.conn
         try:
             conn.execute("SAVEPOINT operation")
-            value = op(conn, *args)
+            value = op(self._inside, *args)
             conn.execute("RELEASE operation")
         except BaseException:
             self._undo_savepoint()

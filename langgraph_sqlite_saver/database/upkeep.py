@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from .errors import CannotOpenError, InvalidInputError, InvalidTypeError
 from .files import StrPath, connect, create_private
+from .jobs import Then
 
 Vacuum = Literal["incremental", "full"]
 Progress = Callable[[int, int], None]
@@ -23,7 +24,7 @@ _SYNCHRONOUS = ("OFF", "NORMAL", "FULL", "EXTRA")
 
 @dataclass(frozen=True)
 class FileFigures:
-    """A database in figures; all 0 bytes in memory where there is no file."""
+    """A database in figures; in memory `file_bytes` are its pages', and there is no -wal."""
 
     file_bytes: int
     wal_bytes: int
@@ -57,11 +58,12 @@ def _size(path: Path) -> int:
         return 0
 
 
-def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> None:
+def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> Then:
     """Refresh the planner's statistics, give free pages back, and empty the -wal.
 
     `"incremental"` returns free pages without rewriting the file; `"full"` rewrites it, which
-    takes as much disk again and keeps writers waiting. To run with `maintain`.
+    takes as much disk again and keeps writers waiting. To run with `maintain`, which empties the
+    -wal as soon as no reader of another connection needs it.
     """
     if vacuum not in (None, "incremental", "full"):
         raise InvalidInputError(f"vacuum is 'incremental', 'full' or None, not {vacuum!r}")
@@ -71,13 +73,21 @@ def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> None:
         conn.cursor().executescript("PRAGMA incremental_vacuum")
     elif vacuum == "full":
         conn.execute("VACUUM")
-    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return Then(_empty_wal)
+
+
+def _empty_wal(conn: sqlite3.Connection) -> None:
+    busy, *_ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:  # SQLite says it with a row
+        raise sqlite3.OperationalError("database is locked")
 
 
 def _checked_target(conn: sqlite3.Connection, path: StrPath) -> Path:
     """Where the backup goes; raises for a place that cannot be meant or would do damage."""
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidTypeError(f"a backup needs a path, not {path!r}")
+    if "\0" in os.fsdecode(path):
+        raise InvalidInputError(f"a path cannot hold a NUL character: {path!r}")
     target = Path(path)
     if not target.name or target.is_dir():
         raise InvalidInputError(f"{path!s} is a directory: give the path of a file for the backup")
@@ -103,26 +113,33 @@ def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = 
     """
     target = _checked_target(conn, path)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
+    with _explained(target):
         with suppress(FileNotFoundError):
             partial.unlink()
         create_private(partial)
-    except OSError as error:
-        raise CannotOpenError(
-            f"{target}: cannot create it in {target.parent} ({error.strerror}). "
-            "Choose a directory that this user may write to."
-        ) from error
     try:
         # Begin the snapshot now: without one, every commit elsewhere would start the copy anew.
         conn.execute("SELECT 1 FROM sqlite_master").fetchone()
         with closing(connect(str(partial))) as copy:
             conn.backup(copy, pages=_BACKUP_PAGES, progress=_reporter(progress))
-        _sync(partial)
-        partial.replace(target)
+        with _explained(target):
+            _sync(partial)
+            partial.replace(target)
     finally:
         for leftover in (partial, Path(f"{partial}-wal"), Path(f"{partial}-shm")):
             with suppress(FileNotFoundError):
                 leftover.unlink()
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotOpenError(
+            f"{target}: cannot create it in {target.parent} ({error.strerror}). "
+            "Choose a directory that this user may write to."
+        ) from error
 
 
 def _reporter(progress: Progress | None) -> Callable[[int, int, int], None] | None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .helpers import (
     insert,
     insert_and_fail,
     numbers,
+    outside,
     schema,
     script,
     stored,
@@ -227,3 +229,22 @@ def test_sixty_four_tasks(path: Path) -> None:
         assert stored(path) == list(range(64))
 
     lent(path, test)
+
+
+def test_a_lock_is_waited_for_while_it_is_opened(path: Path) -> None:
+    """For lock_timeout, whatever timeout its owner has set."""
+    outside(path, "PRAGMA journal_mode = WAL")
+
+    async def main() -> None:
+        async with aiosqlite.connect(path, timeout=0) as conn:
+            db = AiosqliteDatabase(conn, schemas=[schema("CREATE TABLE numbers (n);")])
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                opening = asyncio.ensure_future(db.write(insert, 1))
+                await asyncio.sleep(0.05)
+                assert not opening.done()
+                other.execute("COMMIT")
+                await opening
+
+    run(main())
+    assert stored(path) == [1]

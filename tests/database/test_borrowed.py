@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from langgraph_sqlite_saver.database import (
     ConnectionUnusableError,
     Database,
     DatabaseClosedError,
+    DatabaseLockedError,
     InvalidInputError,
+    MigrationError,
 )
 
 from .helpers import (
@@ -194,3 +198,40 @@ def test_threads_may_share_it(db: Any, path: Path) -> None:
     futures = [in_thread(work, k) for k in range(2, 8)]
     assert [outcome(f) for f in futures] == [None] * 6
     assert stored(path) == list(range(160))
+
+
+def test_a_failing_migration_leaves_nothing_in_the_owner_s_transaction(
+    open_database: Any, conn: sqlite3.Connection, path: Path
+) -> None:
+    """What he then commits is his; the migration before it stays."""
+    conn.execute("CREATE TABLE theirs (a)")
+    conn.execute("INSERT INTO theirs VALUES (1)")
+    steps = "CREATE TABLE numbers (n);", "CREATE TABLE half (a); INSERT INTO nowhere VALUES (1);"
+    db = open_database(conn, schemas=[schema(*steps)])
+    with pytest.raises(MigrationError, match="0002_step"):
+        db.write(insert, 1)
+    assert conn.in_transaction
+    conn.commit()
+    assert versions(path) == [1]
+    assert {name for (name,) in outside(path, "SELECT name FROM sqlite_master")} == {
+        "theirs",
+        "numbers",
+        "own_migrations",
+    }
+
+
+def test_a_lock_is_waited_for_while_it_is_opened(open_database: Any, path: Path) -> None:
+    """For lock_timeout, whatever timeout its owner has set."""
+    outside(path, "PRAGMA journal_mode = WAL")
+    own = sqlite3.connect(path, check_same_thread=False, timeout=0)
+    with closing(own), closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tables = [schema("CREATE TABLE numbers (n);")]
+        hasty = Database(own, schemas=tables, lock_timeout=0.1)
+        with pytest.raises(DatabaseLockedError, match=r"0\.1 s"):
+            hasty.open()
+        opening = in_thread(open_database(own, schemas=tables).write, insert, 1)
+        assert wait([opening], timeout=0.05).not_done
+        other.execute("COMMIT")
+        assert outcome(opening) is None
+    assert stored(path) == [1]

@@ -12,6 +12,7 @@ from langgraph_sqlite_saver.database import (
     CannotOpenError,
     Database,
     DatabaseFullError,
+    InvalidInputError,
     InvalidTypeError,
     NotADatabaseError,
     StorageError,
@@ -107,3 +108,46 @@ def test_one_base_class_catches_all() -> None:
     errors = [getattr(layer, name) for name in layer.__all__ if name.endswith("Error")]
     assert len(errors) > 10
     assert all(issubclass(each, StorageError) for each in errors)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"readers": "4"}, InvalidTypeError),
+        ({"readers": 2.5}, InvalidTypeError),
+        ({"readers": True}, InvalidTypeError),
+        ({"readers": 0}, InvalidInputError),
+        ({"lock_timeout": None}, InvalidTypeError),
+        ({"lock_timeout": "x"}, InvalidTypeError),
+        ({"lock_timeout": -1}, InvalidInputError),
+        ({"lock_timeout": float("nan")}, InvalidInputError),
+    ],
+)
+def test_senseless_options_are_refused(path: Path, options: Any, error: Any) -> None:
+    """At once; the message names the option."""
+    with pytest.raises(error, match=next(iter(options))):
+        Database(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("a\0b.db", "NUL"), ("file:a%00b.db", "NUL"), ("file:a.db?mode=banana", "ro, rw, rwc or")],
+)
+def test_senseless_paths_are_refused(target: str, message: str) -> None:
+    """At once."""
+    with pytest.raises(InvalidInputError, match=message):
+        Database(target)
+
+
+def test_an_unknown_vfs_is_said_clearly(path: Path) -> None:
+    """SQLite knows it when the file is opened."""
+    with Database(f"file:{path}?vfs=nope") as db:
+        with pytest.raises(CannotOpenError, match="no such vfs: nope"):
+            db.open()
+
+
+def test_a_value_above_sqlite_s_limit_is_said_clearly(db: Any) -> None:
+    """With the remedy; nothing of it is stored."""
+    with pytest.raises(InvalidInputError, match=r"too big.*split it"):
+        db.write(lambda conn: conn.execute("INSERT INTO numbers VALUES (zeroblob(2000000000))"))
+    assert db.read(numbers) == []

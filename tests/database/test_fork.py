@@ -266,3 +266,22 @@ def test_a_fork_inside_an_operation_is_not_carried_over(path: Path) -> None:
     """
     run_script(code, path)
     assert stored(path) == [1]
+
+
+def test_a_clean_fork_keeps_nothing_of_the_parent_s(path: Path) -> None:
+    """Its connections were closed before."""
+    code = """
+        from langgraph_sqlite_saver.database import core
+        db = Database(sys.argv[1])
+        db.write(create)
+        db.write(insert, 1)
+
+        def look():
+            assert core._inherited == []
+            assert db.read(numbers) == [1]
+
+        assert ended_well(forked(look))
+        db.close()
+        print("ok")
+    """
+    assert run_script(code, path) == "ok"

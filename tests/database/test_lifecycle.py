@@ -139,3 +139,25 @@ def test_faces_share_a_database(shared: Database) -> None:
     asyncio.run(main())
     with pytest.raises(DatabaseClosedError):
         shared.read(numbers)
+
+
+def test_opening_what_was_closed_is_refused(path: Path) -> None:
+    """As any call."""
+    db = Database(path)
+    db.open()
+    db.close()
+    with pytest.raises(DatabaseClosedError, match=str(path)):
+        db.open()
+
+
+def test_closing_an_awaitable_database_twice_starts_no_threads(path: Path) -> None:
+    """The second time there is nothing to do."""
+
+    async def main() -> None:
+        db = AsyncDatabase(path)
+        await db.write(create)
+        await db.close()
+        await db.close()
+        assert db._executor is None
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import closing, contextmanager
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from langgraph_sqlite_saver.database import Database, DatabaseLockedError
+from langgraph_sqlite_saver.database import Database, DatabaseLockedError, UnknownSchemaError
 
 from .helpers import (
+    DEADLOCK,
+    Gate,
     beside,
+    blocking,
     check_integrity,
     create,
     in_thread,
@@ -22,8 +26,11 @@ from .helpers import (
     numbers,
     outcome,
     outside,
+    queued,
     run_script,
+    schema,
     stored,
+    wait_until,
     write_together,
 )
 
@@ -132,3 +139,45 @@ def test_processes_may_start_together_on_a_missing_file(path: Path) -> None:
     assert run_script(TOGETHER, path.parent) == "ok"
     check_integrity(path.parent / "0.db")
     assert beside(path) == {f"{n}.db" for n in range(12)}
+
+
+def test_each_gets_an_error_of_his_own(impatient: Any, path: Path) -> None:
+    """A traceback grows wherever its error is raised; type, message and cause are the same."""
+    gate = Gate()
+    first = in_thread(impatient.write, gate, 0)
+    assert gate.entered.wait(DEADLOCK)
+    waiting = [in_thread(impatient.write, insert, n) for n in range(3)]
+    wait_until(lambda: queued(impatient) == 3)
+    blocking(impatient)._lane._transactions._begin = lambda: refuse(path)
+    gate.open()
+    assert outcome(first) is None
+    errors = [outcome(f) for f in waiting]
+    assert len({id(e) for e in errors}) == 3
+    assert {(type(e), str(e), str(e.__cause__)) for e in errors} == {
+        (DatabaseLockedError, str(path), "database is locked")
+    }
+
+
+def refuse(path: Path) -> None:
+    raise DatabaseLockedError(str(path)) from sqlite3.OperationalError("database is locked")
+
+
+def test_each_gets_an_error_of_his_own_when_it_cannot_be_opened(path: Path) -> None:
+    """Three writes that wait behind a first one, and then share the attempt."""
+    entered, go = threading.Event(), threading.Event()
+
+    def refuse(conn: sqlite3.Connection) -> None:
+        entered.set()
+        assert go.wait(DEADLOCK)
+        raise UnknownSchemaError("someone else's")
+
+    outside(path, "CREATE TABLE theirs (a)")
+    with Database(path, schemas=[schema(refuse=refuse)]) as db:
+        first = in_thread(db.write, create)
+        assert entered.wait(DEADLOCK)
+        waiting = [in_thread(db.write, create) for _ in range(3)]
+        wait_until(lambda: queued(db) == 3)
+        go.set()
+        errors = [outcome(f) for f in [first, *waiting]]
+    assert len({id(e) for e in errors}) == 4
+    assert {type(e) for e in errors} == {UnknownSchemaError}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from langgraph_sqlite_saver.database import DatabaseClosedError
 
 from .helpers import (
+    DEADLOCK,
+    Gate,
     Refused,
     blocking,
     create,
@@ -66,3 +69,19 @@ def test_eight_threads(open_database: Any) -> None:
     futures = [in_thread(work, k) for k in range(8)]
     assert [outcome(f) for f in futures] == [None] * 8
     assert db.read(numbers) == list(range(200))
+
+
+def test_a_shared_one_that_is_locked_is_waited_for(open_database: Any, tmp_path: Path) -> None:
+    """Also while it is opened."""
+    uri = f"file:{tmp_path.name}?mode=memory&cache=shared"
+    first = open_database(uri)
+    second = open_database(uri, schemas=[schema("CREATE TABLE letters (l);")])
+    first.write(create)
+    gate = Gate()
+    writing = in_thread(first.write, gate, 1)
+    assert gate.entered.wait(DEADLOCK)
+    opening = in_thread(second.read, numbers)
+    assert wait([opening], timeout=0.05).not_done
+    gate.open()
+    assert outcome(writing) is None
+    assert outcome(opening) == [1]

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from langgraph_sqlite_saver.database import CONNECTION_PRAGMAS, Database, InvalidInputError
+from langgraph_sqlite_saver.database import (
+    CONNECTION_PRAGMAS,
+    Database,
+    InvalidInputError,
+    InvalidTypeError,
+)
 
 from .helpers import create, outside, pragma
 
@@ -69,3 +74,34 @@ def test_a_value_that_is_none_is_refused(path: Path, value: Any) -> None:
     """It goes into SQL text."""
     with pytest.raises(InvalidInputError, match="cannot have the value"):
         Database(path, pragmas={"cache_size": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("synchronous", "FULLL"),
+        ("synchronous", 4),
+        ("journal_mode", "banana"),
+        ("auto_vacuum", "SOME"),
+        ("temp_store", "DISK"),
+        ("locking_mode", 1),
+    ],
+)
+def test_a_misspelt_value_is_refused(path: Path, name: str, value: Any) -> None:
+    """SQLite itself would take another in silence; the message lists what there is."""
+    with pytest.raises(InvalidInputError, match=f"{value!r}: it is .*(NORMAL|WAL|NONE|MEMORY)"):
+        Database(path, pragmas={name: value})
+
+
+@pytest.mark.parametrize("value", ["full", "FULL", 2, "2"])
+def test_a_value_may_be_a_number_or_in_any_case(path: Path, value: Any) -> None:
+    """As in SQLite."""
+    with Database(path, pragmas={"synchronous": value}) as db:
+        assert db.maintain(pragma, "synchronous") == 2
+
+
+@pytest.mark.parametrize("pragmas", [["synchronous"], "synchronous", []])
+def test_pragmas_are_a_mapping(path: Path, pragmas: Any) -> None:
+    """Whatever else is refused by its type."""
+    with pytest.raises(InvalidTypeError, match="mapping"):
+        Database(path, pragmas=pragmas)

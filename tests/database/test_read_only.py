@@ -138,3 +138,41 @@ def test_an_empty_file_that_cannot_be_written_is_refused_clearly(path: Path) -> 
     with Database(f"file:{path}?mode=ro", schemas=[schema("CREATE TABLE a (b);")]) as db:
         with pytest.raises(ReadOnlyError, match="version 0 of 1"):
             db.read(numbers)
+
+
+SEEN_BY_ANOTHER = """
+    db = Database(sys.argv[1])
+    assert db.read(numbers) == [1]
+    first, second = Gate(), Gate()
+
+    def look(conn, gate):
+        found = numbers(conn)
+        gate.wait(conn)
+        return found
+
+    reads = [in_thread(db.read, look, gate) for gate in (first, second)]
+    assert first.entered.wait(DEADLOCK) and second.entered.wait(DEADLOCK)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for gate, read in zip((first, second), reads):
+        gate.open()
+        assert outcome(read) == [1, 2], outcome(read)
+    db.close()
+    print("done")
+"""
+
+
+def test_each_read_of_what_was_immutable_is_looked_at_again(written: Path) -> None:
+    """Also one that ends after another thread has seen that somebody writes."""
+    code = "os.setgid(65534); os.setuid(65534)\n" + SEEN_BY_ANOTHER.replace("\n    ", "\n")
+    child = subprocess.Popen(
+        script(code, written), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
+    )
+    assert child.stdin and child.stdout
+    with child:
+        assert child.stdout.readline() == "ready\n"
+        outside(written, "INSERT INTO numbers VALUES (2)")
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "done\n"
+    assert child.returncode == 0
