@@ -43,6 +43,9 @@ from .database.upkeep import Progress, Vacuum
 
 T = TypeVar("T")
 
+# How many checkpoints `alist` brings with one hop to a thread.
+_CHUNK = 16
+
 
 class SqliteSaver(BaseCheckpointSaver[str]):
     """Keeps the state of LangGraph graphs in one SQLite file.
@@ -320,7 +323,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     ) -> AsyncIterator[CheckpointTuple]:
         """Async `list`."""
         tuples = self.list(config, filter=filter, before=before, limit=limit)
-        while chunk := await asyncio.to_thread(lambda: list(islice(tuples, listing.FIRST_PAGE))):
+        while chunk := await asyncio.to_thread(lambda: list(islice(tuples, _CHUNK))):
             for each in chunk:
                 yield each
 

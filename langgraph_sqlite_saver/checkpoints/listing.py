@@ -18,7 +18,8 @@ from .reading import Decoder, Row, load_page
 
 _FILTER_KEY = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\Z")
 
-FIRST_PAGE = 16
+# Small: the sizes are not known yet, and a page of large states is much work at once.
+FIRST_PAGE = 5
 LARGEST_PAGE = 256
 # What a page should hold of stored bytes: enough to amortise a hop, little enough to stay small.
 PAGE_BYTES = 1_000_000
@@ -169,6 +170,13 @@ def _next_size(size: int, loaded: int, weight: int) -> int:
     return max(1, min(size * 4, LARGEST_PAGE, PAGE_BYTES // per_row))
 
 
+def _emptying(tuples: list[CheckpointTuple]) -> Iterator[CheckpointTuple]:
+    """One after the other, each let go at once: freeing a whole page of large states takes long."""
+    tuples.reverse()
+    while tuples:
+        yield tuples.pop()
+
+
 class Pages:
     """Walks through a query page by page; the faces differ only in how they fetch one.
 
@@ -187,12 +195,12 @@ class Pages:
         """The page's checkpoints, up to the limit; sets up the next one."""
         tuples = page.tuples
         if self._left is not None:
-            tuples = tuples[: self._left]
+            del tuples[self._left :]
             self._left -= len(tuples)
         self.cursor, self.size = page.cursor, page.next_size
         self.done = page.cursor is None or self._left == 0
         self._fit()
-        return iter(tuples)
+        return _emptying(tuples)
 
     def _fit(self) -> None:
         if self._left and not self.query.exact:
