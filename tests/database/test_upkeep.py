@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FuturesTimeout  # builtin since Python 3.11
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def test_optimize_waits_for_a_reader_before_it_empties_the_wal(db: Any, path: Pa
     with reading(path) as conn:
         db.write(insert, 1)
         optimizing = in_thread(db.maintain, upkeep.optimize, "full")
-        with pytest.raises(TimeoutError):
+        with pytest.raises(FuturesTimeout):
             optimizing.result(0.1)
         conn.execute("COMMIT")
         assert outcome(optimizing) is None
