@@ -1,14 +1,7 @@
 """SQLite as a service: one writer, many readers, migrations; knows nothing of what is stored.
 
 `Database` for threads, `AsyncDatabase` for event loops; `read`, `write` and `maintain` run plain
-functions of a connection. Usable alone:
-
-    from langgraph_sqlite_saver.database import Database
-
-    with Database("notes.db") as db:
-        db.write(lambda conn: conn.execute("CREATE TABLE IF NOT EXISTS notes (text)"))
-        db.write(lambda conn: conn.execute("INSERT INTO notes VALUES ('hello')"))
-        print(db.read(lambda conn: conn.execute("SELECT text FROM notes").fetchall()))
+functions of a connection. The README shows it used alone.
 """
 
 from .aio import AsyncDatabase
