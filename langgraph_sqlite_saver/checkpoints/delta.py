@@ -10,15 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
-import orjson
 from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ..database import InvalidTypeError
 from . import jsontext, sql
 from .config import Address, stored_text
-from .reading import EMPTY
-from .values import load_notes, loads
+from .jsontext import parameter
+from .values import EMPTY, load_notes, loads
 
 
 class Ancestor(NamedTuple):
@@ -137,7 +136,7 @@ def _add_writes(
 ) -> None:
     """Replay starts with the writes of the seed's own checkpoint: they made its child."""
     writes: dict[tuple[str, str], list[PendingWrite]] = {}
-    parameters = (*place[:2], orjson.dumps(chain).decode(), orjson.dumps(list(history)).decode())
+    parameters = (*place[:2], parameter(chain), parameter(list(history)))
     for checkpoint_id, task_id, channel, kind, data in conn.execute(
         sql.SELECT_WRITES_OF_CHAIN, parameters
     ):

@@ -78,6 +78,11 @@ def _plain_keys(value: Any) -> Any:
     }
 
 
+def parameter(value: Any) -> str:
+    """A set of keys as one JSON parameter of a statement."""
+    return orjson.dumps(value).decode()
+
+
 def load_checkpoint(text: str) -> Any:
     """What `dump_checkpoint` was given."""
     return orjson.loads(text)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any, NamedTuple, Protocol, cast
 
-import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     Checkpoint,
@@ -18,13 +17,11 @@ from langgraph.checkpoint.serde.types import TASKS
 
 from . import jsontext, sql
 from .config import Address
-from .values import EXTRAS, blob_keys, load_notes, loads
+from .jsontext import parameter
+from .values import EMPTY, EXTRAS, blob_keys, load_notes, loads
 
 # The format from which on a checkpoint holds its pending sends itself.
 SENDS_INSIDE = 4
-
-# Postgres' type of a blob for a version without a value.
-EMPTY = "empty"
 
 
 class Decoder(Protocol):
@@ -72,7 +69,7 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
     serde = decoder.serde
     if keys := row.blob_keys():
         values = row.checkpoint["channel_values"]
-        for channel, kind, data in conn.execute(sql.SELECT_BLOBS, (_json(keys), *row[:2])):
+        for channel, kind, data in conn.execute(sql.SELECT_BLOBS, (parameter(keys), *row[:2])):
             if kind != EMPTY:
                 values[channel] = loads(serde, channel, kind, data)
     writes = [
@@ -129,7 +126,7 @@ def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
     ]
     if not old:
         return
-    wanted = _json(_numbered(old, [str(row.parent_id) for row in old]))
+    wanted = parameter(_numbered(old, [str(row.parent_id) for row in old]))
     sends: dict[int, list[Any]] = {}
     for number, kind, data in conn.execute(sql.SELECT_SENDS_OF_PAGE, (wanted, TASKS)):
         sends.setdefault(int(number), []).append(loads(decoder.serde, TASKS, kind, data))
@@ -168,7 +165,7 @@ def _load_blobs(conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]
     """Put the values that lie in blobs into their rows."""
     wanted, users = _blobs_wanted(rows)
     size = 0
-    for number, kind, data in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (_json(wanted),)):
+    for number, kind, data in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (parameter(wanted),)):
         if kind == EMPTY:
             continue
         size += len(data)
@@ -182,7 +179,7 @@ _Users = list[list[tuple[dict[str, Any], str]]]
 
 
 def _blobs_wanted(rows: Sequence[Row]) -> tuple[dict[str, Any], _Users]:
-    """The blobs of a page, numbered, for SELECT_BLOBS, and where each of them goes."""
+    """The blobs of a page, numbered, for SELECT_BLOBS_OF_PAGE, and where each of them goes."""
     wanted: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
     numbers: dict[tuple[str, str, str, str], int] = {}
     users: _Users = []
@@ -208,12 +205,8 @@ def _load_writes(
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
     for number, task_id, channel, kind, data in conn.execute(
-        sql.SELECT_WRITES_OF_PAGE, (_json(wanted),)
+        sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)
     ):
         size += len(data)
         writes[int(number)].append((task_id, channel, loads(serde, channel, kind, data)))
     return writes, size
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()

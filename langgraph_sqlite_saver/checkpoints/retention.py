@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from sqlite3 import Connection
 
-import orjson
 from langgraph.checkpoint.serde.types import TASKS
 
 from ..database import InvalidInputError
 from . import jsontext, sql
 from .config import checked_limit
 from .delta import Ancestor, Stored, ancestors
+from .jsontext import parameter
 from .overview import is_older_than
 from .reading import SENDS_INSIDE, Row
 from .values import blob_keys, load_notes
@@ -48,7 +48,7 @@ def checkpoints_of_runs(
     """The checkpoints that runs made: thread id -> namespace -> checkpoint ids."""
     found: dict[str, dict[str, dict[str, None]]] = {}
     for thread_id, ns, checkpoint_id in conn.execute(
-        sql.SELECT_RUNS_CHECKPOINTS, (_array(run_ids),)
+        sql.SELECT_RUNS_CHECKPOINTS, (parameter(run_ids),)
     ):
         found.setdefault(thread_id, {}).setdefault(ns, {})[checkpoint_id] = None
     return found
@@ -65,14 +65,14 @@ def delete_runs_in_thread(conn: Connection, thread_id: str, run_ids: Sequence[st
         )
         needed = _needed(conn, thread_id, ns, remaining)
         doomed = [checkpoint_id for checkpoint_id in made if checkpoint_id not in needed]
-        freed = _blob_keys_of(conn.execute(sql.SELECT_SOME, (thread_id, ns, _array(doomed))))
+        freed = _blob_keys_of(conn.execute(sql.SELECT_SOME, (thread_id, ns, parameter(doomed))))
         _adopt_children(conn, thread_id, ns, doomed)
         _delete_checkpoints(conn, thread_id, ns, doomed)
         delete_unreferenced(conn, thread_id, ns, freed)
 
 
 def _adopt_children(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
-    place = (thread_id, ns, _array(doomed))
+    place = (thread_id, ns, parameter(doomed))
     parent_of = dict(conn.execute(sql.SELECT_PARENTS, place).fetchall())
     gone = set(doomed)
     for child, parent in conn.execute(sql.SELECT_CHILDREN, place).fetchall():
@@ -193,7 +193,7 @@ def _keep_only(conn: Connection, thread_id: str, ns: str, kept: set[str]) -> Non
     doomed = [i for (i,) in conn.execute(sql.SELECT_CHECKPOINT_IDS, place) if i not in kept]
     if not doomed:
         return
-    for child, _ in conn.execute(sql.SELECT_CHILDREN, (*place, _array(doomed))).fetchall():
+    for child, _ in conn.execute(sql.SELECT_CHILDREN, (*place, parameter(doomed))).fetchall():
         if child in kept:
             conn.execute(sql.SET_PARENT, (*place, child, None))
     _delete_checkpoints(conn, thread_id, ns, doomed)
@@ -204,7 +204,7 @@ def _keep_only(conn: Connection, thread_id: str, ns: str, kept: set[str]) -> Non
 
 def _delete_checkpoints(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
     """Writes go by the checkpoints deleted: others may have come before theirs is saved."""
-    place = (thread_id, ns, _array(doomed))
+    place = (thread_id, ns, parameter(doomed))
     conn.execute(sql.DELETE_WRITES_OF_CHECKPOINTS, place)
     conn.execute(sql.DELETE_CHECKPOINTS, place)
 
@@ -214,7 +214,3 @@ def _blob_keys_of(rows: Iterable[tuple[str, str | None]]) -> set[tuple[str, str]
     for text, notes in rows:
         used.update(blob_keys(jsontext.load_checkpoint(text), load_notes(notes)).items())
     return used
-
-
-def _array(values: Sequence[str]) -> str:
-    return orjson.dumps(list(values)).decode()

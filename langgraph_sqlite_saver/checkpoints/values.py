@@ -20,6 +20,7 @@ import orjson
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from . import jsontext
 from .errors import SerializationError
 from .jsontext import is_text
 
@@ -31,6 +32,9 @@ _LARGEST_INT = 2**63
 # two underscores are LangGraph's own: no graph has a channel of that name.
 EXTRAS = "__checkpoint_keys__"
 
+
+# Postgres' type of a blob for a version without a value.
+EMPTY = "empty"
 
 # A serialised value: its type, as the serialiser names it, and its bytes.
 Blob = tuple[str, bytes]
@@ -86,7 +90,7 @@ def own_version(version: str, blob: Blob) -> str:
 
 def no_value(version: str) -> str:
     """A version key under which nothing is ever stored."""
-    return own_version(version, ("empty", b""))
+    return own_version(version, (EMPTY, b""))
 
 
 def blob_keys(checkpoint: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:
@@ -108,4 +112,4 @@ def load_notes(text: str | None) -> dict[str, str]:
 
 def dump_notes(notes: Mapping[str, str]) -> str | None:
     """The `blob_versions` for a checkpoint's row; most have none."""
-    return orjson.dumps(notes).decode() if notes else None
+    return jsontext.parameter(notes) if notes else None

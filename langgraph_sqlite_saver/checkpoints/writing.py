@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any
 
-import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -21,6 +20,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
 from .config import Address, address_of, full_address_of, stored_text
+from .jsontext import parameter
 from .lineage import Head, Lineage
 from .values import (
     EXTRAS,
@@ -310,7 +310,7 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
     parent = jsontext.load_checkpoint(row[0])
     keys, versions = blob_keys(parent, load_notes(row[1])), parent["channel_versions"]
     wanted = {channel: keys[channel] for channel in request.unnamed if channel in keys}
-    found = conn.execute(sql.SELECT_STORED_CHANNELS, (orjson.dumps(wanted).decode(), *place))
+    found = conn.execute(sql.SELECT_STORED_CHANNELS, (parameter(wanted), *place))
     stored = {channel for (channel,) in found} | (keys.keys() & request.left_out.keys())
     return {channel: (str(versions.get(channel)), keys[channel]) for channel in stored}
 

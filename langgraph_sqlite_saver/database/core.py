@@ -44,8 +44,8 @@ class Database:
     """One SQLite database: a writer, readers beside it, transactions, migrations.
 
     Operations are plain functions of a connection, `op(conn, …)`, and are run in one of three
-    ways: `read`, `write` or `maintain`. They may be run twice (see `transactions`), must not commit
-    or roll back by themselves, and must not call the database again.
+    ways: `read`, `write` or `maintain`. They may be run more than once (see `transactions`), must
+    not commit or roll back by themselves, and must not call the database again.
 
     It may be used from any thread, and from many processes on one file. It opens on first use.
     After `os.fork()` parent and child each open the file anew; a borrowed or `:memory:` connection

@@ -1,8 +1,9 @@
 """Running operations in transactions: one alone, or several committed together.
 
-An operation is a plain function of a connection. It may be run twice: where SQLite loses a whole
-transaction (a full disk rolls back everything, savepoints too) or a COMMIT fails, the operations
-that shared it are run again one by one, so that each is answered truthfully.
+An operation is a plain function of a connection. It may be run more than once: where one of those
+that share a transaction fails, all are run again, each in a savepoint; where SQLite loses the whole
+transaction (a full disk rolls back everything, savepoints too) or COMMIT fails, one by one, so that
+each is answered truthfully.
 """
 
 from __future__ import annotations

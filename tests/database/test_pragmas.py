@@ -16,7 +16,7 @@ from langgraph_sqlite_saver.database import (
 
 from .helpers import create, outside, pragma
 
-NUMBERS = {"NORMAL": 1, "FULL": 2, "MEMORY": 2, True: 1}
+NUMBERS = {"NORMAL": 1, "FULL": 2, "FILE": 1, True: 1}
 
 
 @pytest.mark.parametrize("name", CONNECTION_PRAGMAS)
