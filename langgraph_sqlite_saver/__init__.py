@@ -1,7 +1,15 @@
 """LangGraph checkpoints in one SQLite file: drop-in, complete, concurrent, crash-safe."""
 
 from .aio import AsyncSqliteSaver
-from .checkpoints import InvalidConfigError, SerializationError, Stats, ThreadInfo
+from .checkpoints import (
+    Compaction,
+    Damage,
+    DamagedError,
+    InvalidConfigError,
+    SerializationError,
+    Stats,
+    ThreadInfo,
+)
 from .database import (
     CannotOpenError,
     ConnectionUnusableError,
@@ -22,7 +30,10 @@ from .saver import SqliteSaver
 __all__ = [
     "AsyncSqliteSaver",
     "CannotOpenError",
+    "Compaction",
     "ConnectionUnusableError",
+    "Damage",
+    "DamagedError",
     "DatabaseClosedError",
     "DatabaseFullError",
     "DatabaseLockedError",

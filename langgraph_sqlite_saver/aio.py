@@ -25,6 +25,8 @@ from typing_extensions import Self
 
 from .checkpoints import (
     SCHEMA,
+    checking,
+    compacting,
     copying,
     delta,
     listing,
@@ -32,9 +34,13 @@ from .checkpoints import (
     reading,
     retention,
     versions,
+    walking,
     writing,
 )
+from .checkpoints.checking import Damage
+from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, upkeep
@@ -69,6 +75,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         conn: StrPath | aiosqlite.Connection | sqlite3.Connection,
         *,
         serde: SerializerProtocol | None = None,
+        history: Mode = "compact",
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
@@ -83,6 +90,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
             self.database = AsyncDatabase(
                 conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
             )
+        self.history = History(history)
         self._lineage = Lineage(lent=self.database.borrowed is not None)
 
     @classmethod
@@ -92,13 +100,19 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         conn_string: str,
         *,
         serde: SerializerProtocol | None = None,
+        history: Mode = "compact",
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
     ) -> AsyncIterator[Self]:
         """A saver for the time of an `async with` block, from a path or `":memory:"`."""
         async with cls(
-            conn_string, serde=serde, pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+            conn_string,
+            serde=serde,
+            history=history,
+            pragmas=pragmas,
+            readers=readers,
+            lock_timeout=lock_timeout,
         ) as saver:
             yield saver
 
@@ -162,9 +176,12 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async `SqliteSaver.put`."""
-        request, saved = writing.prepare_put(self.serde, config, checkpoint, metadata, new_versions)
+        request, saved = writing.prepare_put(self, config, checkpoint, metadata, new_versions)
+        if request.unknown:
+            await self.database.read(writing.find_bases, request)
         head = await self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
+        self.history.remember(request.place, request.learnt)
         return saved
 
     async def aput_writes(
@@ -175,8 +192,8 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Async `SqliteSaver.put_writes`."""
-        statement, rows = writing.prepare_writes(self.serde, config, writes, task_id, task_path)
-        await self.database.write(writing.put_writes, statement, rows)
+        request = writing.prepare_writes(self, config, writes, task_id, task_path)
+        await self.database.write(writing.put_writes, request)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -191,18 +208,19 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async `SqliteSaver.delete_thread`."""
-        await self._delete(retention.delete_thread, thread_key(thread_id))
+        key = thread_key(thread_id)
+        await self._delete(key, retention.delete_thread, key)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async `SqliteSaver.delete_for_runs`."""
         ids = thread_keys(run_ids, "run_ids")
         for thread_id in await self.database.read(retention.checkpoints_of_runs, ids):
-            await self._delete(retention.delete_runs_in_thread, thread_id, ids)
+            await self._delete(thread_id, retention.delete_runs_in_thread, self, thread_id, ids)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Async `SqliteSaver.copy_thread`."""
         source, target = thread_key(source_thread_id), thread_key(target_thread_id)
-        await self.database.write(copying.copy_thread, source, target)
+        await self.database.write(copying.copy_thread, self, source, target)
 
     async def aprune(
         self,
@@ -216,9 +234,9 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         keep = retention.checked_keep(strategy, keep_last)
         for thread_id in ids:
             if keep:
-                await self._delete(retention.prune, thread_id, keep)
+                await self._delete(thread_id, retention.prune, self, thread_id, keep)
             else:
-                await self._delete(retention.delete_thread, thread_id)
+                await self._delete(thread_id, retention.delete_thread, thread_id)
 
     async def aexpire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Async `SqliteSaver.expire`."""
@@ -227,11 +245,14 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         return [
             thread_id
             for thread_id in candidates
-            if await self._delete(retention.expire_thread, thread_id, moment)
+            if await self._delete(thread_id, retention.expire_thread, thread_id, moment)
         ]
 
-    async def _delete(self, op: Callable[..., T], *args: Any) -> T:
-        return await self.database.write(deleting, self._lineage, op, *args)
+    async def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
+        try:
+            return await self.database.write(deleting, self._lineage, op, *args)
+        finally:
+            self.history.forget(thread_id)
 
     # Looking after the file.
 
@@ -244,6 +265,30 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         counted = await self.database.read(overview.count)
         figures = await self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)
+
+    async def acheck(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Sequence[Damage]:
+        """Async `SqliteSaver.check`; `progress` is called in the loop."""
+        ids = None if thread_ids is None else thread_keys(thread_ids)
+        damages = [] if ids is not None else await self.database.read(checking.check_file)
+        checker = checking.Checker(self.serde, await self.database.read(walking.plan, ids), damages)
+        while not checker.walk.done:
+            checker.take(await self.database.read(checker.step), progress)
+        return checker.damages
+
+    async def acompact(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Compaction:
+        """Async `SqliteSaver.compact`; `progress` is called in the loop."""
+        ids = None if thread_ids is None else thread_keys(thread_ids)
+        compactor = compacting.Compactor(self, await self.database.read(walking.plan, ids))
+        while not compactor.walk.done:
+            compactor.take(await self.database.write(compactor.step), progress)
+        while await self.database.maintain(upkeep.give_back):
+            pass
+        await self.database.maintain(upkeep.optimize)
+        return compactor.result
 
     async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
         """Async `SqliteSaver.optimize`."""
@@ -354,6 +399,18 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     def stats(self) -> Stats:
         """Blocking `astats`."""
         return self._wait_for(self.astats())
+
+    def check(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Sequence[Damage]:
+        """Blocking `acheck`."""
+        return self._wait_for(self.acheck(thread_ids, progress=progress))
+
+    def compact(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Compaction:
+        """Blocking `acompact`."""
+        return self._wait_for(self.acompact(thread_ids, progress=progress))
 
     def optimize(self, *, vacuum: Vacuum | None = None) -> None:
         """Blocking `aoptimize`."""

@@ -25,6 +25,8 @@ from typing_extensions import Self
 
 from .checkpoints import (
     SCHEMA,
+    checking,
+    compacting,
     copying,
     delta,
     listing,
@@ -32,9 +34,13 @@ from .checkpoints import (
     reading,
     retention,
     versions,
+    walking,
     writing,
 )
+from .checkpoints.checking import Damage
+from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import Database, PragmaValue, upkeep
@@ -76,6 +82,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         conn: StrPath | sqlite3.Connection,
         *,
         serde: SerializerProtocol | None = None,
+        history: Mode = "compact",
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
@@ -84,6 +91,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         self.database = Database(
             conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
         )
+        self.history = History(history)
         self._lineage = Lineage(lent=self.database.borrowed is not None)
 
     @classmethod
@@ -93,13 +101,19 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         conn_string: str,
         *,
         serde: SerializerProtocol | None = None,
+        history: Mode = "compact",
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
     ) -> Iterator[Self]:
         """A saver for the time of a `with` block, from a path or `":memory:"`."""
         with cls(
-            conn_string, serde=serde, pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+            conn_string,
+            serde=serde,
+            history=history,
+            pragmas=pragmas,
+            readers=readers,
+            lock_timeout=lock_timeout,
         ) as saver:
             yield saver
 
@@ -180,9 +194,12 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         Returns:
             The config that names the saved checkpoint.
         """
-        request, saved = writing.prepare_put(self.serde, config, checkpoint, metadata, new_versions)
+        request, saved = writing.prepare_put(self, config, checkpoint, metadata, new_versions)
+        if request.unknown:
+            self.database.read(writing.find_bases, request)
         head = self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
+        self.history.remember(request.place, request.learnt)
         return saved
 
     def put_writes(
@@ -193,8 +210,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Save a task's writes on the checkpoint that `config` names: all, or none on an error."""
-        statement, rows = writing.prepare_writes(self.serde, config, writes, task_id, task_path)
-        self.database.write(writing.put_writes, statement, rows)
+        request = writing.prepare_writes(self, config, writes, task_id, task_path)
+        self.database.write(writing.put_writes, request)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -209,7 +226,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete a thread with all its namespaces; a missing one is no error."""
-        self._delete(retention.delete_thread, thread_key(thread_id))
+        key = thread_key(thread_id)
+        self._delete(key, retention.delete_thread, key)
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete the checkpoints that runs made (metadata `run_id`) and their writes.
@@ -220,12 +238,12 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         """
         ids = thread_keys(run_ids, "run_ids")
         for thread_id in self.database.read(retention.checkpoints_of_runs, ids):
-            self._delete(retention.delete_runs_in_thread, thread_id, ids)
+            self._delete(thread_id, retention.delete_runs_in_thread, self, thread_id, ids)
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread under the same checkpoint ids; an existing target keeps what it has."""
         source, target = thread_key(source_thread_id), thread_key(target_thread_id)
-        self.database.write(copying.copy_thread, source, target)
+        self.database.write(copying.copy_thread, self, source, target)
 
     def prune(
         self,
@@ -246,9 +264,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         keep = retention.checked_keep(strategy, keep_last)
         for thread_id in ids:
             if keep:
-                self._delete(retention.prune, thread_id, keep)
+                self._delete(thread_id, retention.prune, self, thread_id, keep)
             else:
-                self._delete(retention.delete_thread, thread_id)
+                self._delete(thread_id, retention.delete_thread, thread_id)
 
     def expire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Delete the threads whose newest checkpoint is older; returns their ids.
@@ -261,11 +279,14 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         return [
             thread_id
             for thread_id in candidates
-            if self._delete(retention.expire_thread, thread_id, moment)
+            if self._delete(thread_id, retention.expire_thread, thread_id, moment)
         ]
 
-    def _delete(self, op: Callable[..., T], *args: Any) -> T:
-        return self.database.write(deleting, self._lineage, op, *args)
+    def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
+        try:
+            return self.database.write(deleting, self._lineage, op, *args)
+        finally:
+            self.history.forget(thread_id)
 
     # Looking after the file.
 
@@ -278,6 +299,46 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         counted = self.database.read(overview.count)
         figures = self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)
+
+    def check(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Sequence[Damage]:
+        """Read every value, of all threads or some, and tell which are damaged.
+
+        Without `thread_ids` the file itself is checked too (PRAGMA quick_check).
+
+        Args:
+            thread_ids: The threads; all if None.
+            progress: Called as `progress(values_done, values_total)`; may raise to stop.
+        """
+        ids = None if thread_ids is None else thread_keys(thread_ids)
+        damages = [] if ids is not None else self.database.read(checking.check_file)
+        checker = checking.Checker(self.serde, self.database.read(walking.plan, ids), damages)
+        while not checker.walk.done:
+            checker.take(self.database.read(checker.step), progress)
+        return checker.damages
+
+    def compact(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Compaction:
+        """Store what is there as this saver would store it now, and give the freed space back.
+
+        With `history="compact"` values become differences, with "full" they become whole. It works
+        in transactions of some milliseconds, while others write, and can be stopped at any time:
+        what is done stays done, and the next call goes on.
+
+        Args:
+            thread_ids: The threads; all if None.
+            progress: Called as `progress(values_done, values_total)`; may raise to stop.
+        """
+        ids = None if thread_ids is None else thread_keys(thread_ids)
+        compactor = compacting.Compactor(self, self.database.read(walking.plan, ids))
+        while not compactor.walk.done:
+            compactor.take(self.database.write(compactor.step), progress)
+        while self.database.maintain(upkeep.give_back):
+            pass
+        self.database.maintain(upkeep.optimize)
+        return compactor.result
 
     def optimize(self, *, vacuum: Vacuum | None = None) -> None:
         """Refresh statistics, empty the -wal, and on request give free pages back to the disk.
@@ -388,6 +449,18 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     async def astats(self) -> Stats:
         """Async `stats`."""
         return await asyncio.to_thread(self.stats)
+
+    async def acheck(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Sequence[Damage]:
+        """Async `check`."""
+        return await asyncio.to_thread(self.check, thread_ids, progress=progress)
+
+    async def acompact(
+        self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> Compaction:
+        """Async `compact`."""
+        return await asyncio.to_thread(self.compact, thread_ids, progress=progress)
 
     async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
         """Async `optimize`."""

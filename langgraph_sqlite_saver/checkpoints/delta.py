@@ -16,6 +16,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from ..database import InvalidTypeError
 from . import jsontext, sql
 from .config import Address, stored_text
+from .contents import Contents, Stored
 from .jsontext import parameter
 from .values import EMPTY, load_notes, loads
 
@@ -49,16 +50,15 @@ def ancestors(
         seen.add(ancestor_id)
 
 
-class Stored:
+class Seeds:
     """Looks up stored values of one namespace; a version is asked for once."""
 
-    def __init__(self, conn: Connection, thread_id: str, checkpoint_ns: str) -> None:
-        self._conn = conn
-        self._place = (thread_id, checkpoint_ns)
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
         self._absent: set[tuple[str, str]] = set()
 
     def find(self, channel: str, at: Ancestor) -> Any:
-        """The value at a checkpoint: a blob as (type, bytes), inline as it is, or _MISSING."""
+        """The value at a checkpoint: a blob's row, inline as it is, or _MISSING."""
         inline = at.checkpoint.get("channel_values") or {}
         key = at.notes.get(channel)
         if key is None:
@@ -70,8 +70,8 @@ class Stored:
             key = str(version)
         if (channel, key) in self._absent:
             return _MISSING
-        row = self._conn.execute(sql.SELECT_BLOB, (*self._place, channel, key)).fetchone()
-        if row is None or row[0] == EMPTY:
+        row = self._contents.find(channel, key)
+        if row is None or row.kind == EMPTY:
             self._absent.add((channel, key))
             return _MISSING
         return row
@@ -101,23 +101,25 @@ def get_history(
     checkpoint_id = place.checkpoint_id or _head_id(conn, place)
     if checkpoint_id is None:
         return history
-    stored = Stored(conn, *place[:2])
+    contents = Contents(conn, serde, place[:2])
+    seeds = Seeds(contents)
     chain_length: dict[str, int] = {}
     chain: list[str] = []
     open_channels = set(channels)
     for ancestor in ancestors(conn, *place[:2], checkpoint_id):
         chain.append(ancestor.checkpoint_id)
         for channel in list(open_channels):
-            value = stored.find(channel, ancestor)
+            value = seeds.find(channel, ancestor)
             if value is _MISSING:
                 continue
-            is_blob = isinstance(value, tuple)  # inline values are JSON's
-            history[channel]["seed"] = loads(serde, channel, *value) if is_blob else value
+            if isinstance(value, Stored):  # inline values are JSON's
+                value = loads(serde, channel, *contents.value(value))
+            history[channel]["seed"] = value
             chain_length[channel] = len(chain)
             open_channels.discard(channel)
         if not open_channels:
             break
-    _add_writes(conn, serde, place, history, chain, chain_length)
+    _add_writes(conn, serde, contents, place, history, chain, chain_length)
     return history
 
 
@@ -129,6 +131,7 @@ def _head_id(conn: Connection, place: Address) -> str | None:
 def _add_writes(
     conn: Connection,
     serde: SerializerProtocol,
+    contents: Contents,
     place: Address,
     history: dict[str, DeltaChannelHistory],
     chain: list[str],
@@ -137,10 +140,9 @@ def _add_writes(
     """Replay starts with the writes of the seed's own checkpoint: they made its child."""
     writes: dict[tuple[str, str], list[PendingWrite]] = {}
     parameters = (*place[:2], parameter(chain), parameter(list(history)))
-    for checkpoint_id, task_id, channel, kind, data in conn.execute(
-        sql.SELECT_WRITES_OF_CHAIN, parameters
-    ):
-        write = (task_id, channel, loads(serde, channel, kind, data))
+    found = conn.execute(sql.SELECT_WRITES_OF_CHAIN, parameters).fetchall()
+    for checkpoint_id, task_id, channel, *columns in found:
+        write = (task_id, channel, loads(serde, channel, *contents.written(channel, *columns)))
         writes.setdefault((checkpoint_id, channel), []).append(write)
     for channel, entry in history.items():
         for checkpoint_id in reversed(chain[: chain_length.get(channel, len(chain))]):

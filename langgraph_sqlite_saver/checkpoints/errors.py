@@ -11,3 +11,27 @@ class InvalidConfigError(InvalidInputError):
 
 class SerializationError(StorageError, TypeError):
     """A value cannot be stored; nothing of the call was."""
+
+
+class DamagedError(SerializationError):
+    """A stored value cannot be brought back; the others are not touched by it.
+
+    Attributes:
+        thread_id, checkpoint_ns, channel, version: Which value.
+        reason: What is wrong with it.
+    """
+
+    def __init__(
+        self, thread_id: str, checkpoint_ns: str, channel: str, version: str, reason: str
+    ) -> None:
+        super().__init__(
+            f"thread {thread_id!r}, namespace {checkpoint_ns!r}, channel {channel!r}, version "
+            f"{version}: the stored value is damaged: {reason}. Restore the file from a backup, or "
+            "delete the thread; check() lists all such places."
+        )
+        self.thread_id, self.checkpoint_ns = thread_id, checkpoint_ns
+        self.channel, self.version, self.reason = channel, version, reason
+
+    def __reduce__(self) -> tuple[type[DamagedError], tuple[str, ...]]:
+        place = (self.thread_id, self.checkpoint_ns)
+        return type(self), (*place, self.channel, self.version, self.reason)

@@ -25,6 +25,7 @@ class ThreadInfo:
         last_ts: The time of its newest checkpoint; None where that carries none.
         bytes: The stored bytes of its checkpoints, metadata, values and writes, without SQLite's
             overhead of rows, indexes and free pages.
+        logical_bytes: What they would be with every value stored whole.
     """
 
     thread_id: str
@@ -32,6 +33,7 @@ class ThreadInfo:
     checkpoints: int
     last_ts: datetime | None
     bytes: int
+    logical_bytes: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Stats:
         free_bytes: Pages of the file that hold nothing; `optimize` gives them back.
         threads, checkpoints, blobs, writes: How many there are.
         checkpoint_bytes, blob_bytes, write_bytes: What they hold.
+        logical_blob_bytes, logical_write_bytes: What they would with every value stored whole.
         schema_version: The newest migration applied.
         journal_mode, synchronous: As the writer has them.
         sqlite_version: The library in use.
@@ -60,6 +63,8 @@ class Stats:
     checkpoint_bytes: int
     blob_bytes: int
     write_bytes: int
+    logical_blob_bytes: int
+    logical_write_bytes: int
     schema_version: int
     journal_mode: str
     synchronous: str
@@ -77,7 +82,7 @@ class Stats:
 
 def threads(conn: Connection) -> list[ThreadInfo]:
     """Every thread of the file, by id. Reads the whole file once."""
-    size_of = dict(conn.execute(sql.SUM_BYTES_BY_THREAD).fetchall())
+    sizes = {each: sums for each, *sums in conn.execute(sql.SUM_BYTES_BY_THREAD)}
     found: dict[str, list[tuple[str, int, str]]] = {}
     for thread_id, ns, count, head in conn.execute(sql.SELECT_HEADS).fetchall():
         found.setdefault(thread_id, []).append((ns, count, head))
@@ -87,7 +92,8 @@ def threads(conn: Connection) -> list[ThreadInfo]:
             namespaces=[ns for ns, _, _ in heads],
             checkpoints=sum(count for _, count, _ in heads),
             last_ts=_last_ts(conn, thread_id, [(ns, head) for ns, _, head in heads]),
-            bytes=size_of.get(thread_id) or 0,
+            bytes=sizes[thread_id][0],
+            logical_bytes=sizes[thread_id][1],
         )
         for thread_id, heads in found.items()
     ]
@@ -96,7 +102,13 @@ def threads(conn: Connection) -> list[ThreadInfo]:
 def count(conn: Connection) -> dict[str, int]:
     """The figures of Stats that come from the tables. Reads the whole file once."""
     names = ("threads", "checkpoints", "blobs", "writes")
-    sizes = ("checkpoint_bytes", "blob_bytes", "write_bytes")
+    sizes = (
+        "checkpoint_bytes",
+        "blob_bytes",
+        "write_bytes",
+        "logical_blob_bytes",
+        "logical_write_bytes",
+    )
     figures = conn.execute(sql.COUNTS).fetchone()
     (version,) = conn.execute("SELECT max(v) FROM checkpoint_migrations").fetchone()
     return {**dict(zip(names + sizes, figures, strict=True)), "schema_version": version}

@@ -17,6 +17,8 @@ from langgraph.checkpoint.serde.types import TASKS
 
 from . import jsontext, sql
 from .config import Address
+from .contents import Contents, Stored
+from .history import History, Place
 from .jsontext import parameter
 from .values import EMPTY, EXTRAS, blob_keys, load_notes, loads
 
@@ -28,6 +30,7 @@ class Decoder(Protocol):
     """What turns stored rows into values: a saver, its serialiser and its version scheme."""
 
     serde: SerializerProtocol
+    history: History
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The version after `current`."""
@@ -67,14 +70,15 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
         return None
     row = Row.of(columns)
     serde = decoder.serde
+    contents = Contents(conn, serde, row[:2])
     if keys := row.blob_keys():
         values = row.checkpoint["channel_values"]
-        for channel, kind, data in conn.execute(sql.SELECT_BLOBS, (parameter(keys), *row[:2])):
-            if kind != EMPTY:
-                values[channel] = loads(serde, channel, kind, data)
+        newest = place.checkpoint_id is None
+        for channel, kind, data in contents.load(keys, decoder.history, newest=newest):
+            values[channel] = loads(serde, channel, kind, data)
     writes = [
-        (task_id, channel, loads(serde, channel, kind, data))
-        for task_id, channel, kind, data in conn.execute(sql.SELECT_WRITES, row[:3])
+        (task_id, channel, loads(serde, channel, *contents.written(channel, *columns)))
+        for task_id, channel, *columns in conn.execute(sql.SELECT_WRITES, row[:3])
     ]
     _complete(conn, decoder, [row])
     return _to_tuple(row, writes)
@@ -128,8 +132,11 @@ def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
         return
     wanted = parameter(_numbered(old, [str(row.parent_id) for row in old]))
     sends: dict[int, list[Any]] = {}
-    for number, kind, data in conn.execute(sql.SELECT_SENDS_OF_PAGE, (wanted, TASKS)):
-        sends.setdefault(int(number), []).append(loads(decoder.serde, TASKS, kind, data))
+    found = conn.execute(sql.SELECT_SENDS_OF_PAGE, (wanted, TASKS)).fetchall()
+    contents = _Places(conn, decoder.serde)
+    for number, *columns in found:
+        value = contents.at(old[int(number)]).written(TASKS, *columns)
+        sends.setdefault(int(number), []).append(loads(decoder.serde, TASKS, *value))
     for number, values in sends.items():
         versions = old[number].checkpoint["channel_versions"]
         old[number].checkpoint["channel_values"][TASKS] = values
@@ -147,42 +154,75 @@ def _numbered(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, dict[str, di
     return wanted
 
 
+class _Places:
+    """The contents of each place that a page comes from."""
+
+    def __init__(self, conn: Connection, serde: SerializerProtocol) -> None:
+        self._conn, self._serde = conn, serde
+        self._contents: dict[Place, Contents] = {}
+
+    def at(self, row: Row) -> Contents:
+        """Those of a row's place."""
+        place = (row.thread_id, row.checkpoint_ns)
+        if (contents := self._contents.get(place)) is None:
+            self._contents[place] = contents = Contents(self._conn, self._serde, place)
+        return contents
+
+
 def load_page(
     conn: Connection, decoder: Decoder, rows: Sequence[Row]
 ) -> tuple[list[CheckpointTuple], int]:
-    """Decode several rows with two statements, however many they are; also their stored bytes.
+    """Decode several rows with two statements, however many they are; also their bytes.
 
-    Checkpoints of a format before 4 take a third one.
+    Values that rest on others take a third one for each thread and namespace, checkpoints of a
+    format before 4 one more.
     """
-    blob_bytes = _load_blobs(conn, decoder.serde, rows)
-    writes, write_bytes = _load_writes(conn, decoder.serde, rows)
+    places = _Places(conn, decoder.serde)
+    blob_bytes = _load_blobs(conn, decoder.serde, rows, places)
+    writes, write_bytes = _load_writes(conn, decoder.serde, rows, places)
     _complete(conn, decoder, rows)
     tuples = [_to_tuple(row, written) for row, written in zip(rows, writes, strict=True)]
     return tuples, blob_bytes + write_bytes
 
 
-def _load_blobs(conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]) -> int:
+def _load_blobs(
+    conn: Connection, serde: SerializerProtocol, rows: Sequence[Row], places: _Places
+) -> int:
     """Put the values that lie in blobs into their rows."""
     wanted, users = _blobs_wanted(rows)
+    found = conn.execute(sql.SELECT_BLOBS_OF_PAGE, (parameter(wanted),)).fetchall()
+    blobs: dict[Contents, list[tuple[Stored, _Users]]] = {}
+    for number, *columns in found:
+        row, values = users[int(number)]
+        blobs.setdefault(places.at(row), []).append((Stored._make(columns), values))
     size = 0
-    for number, kind, data in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (parameter(wanted),)):
-        if kind == EMPTY:
-            continue
-        size += len(data)
-        # One that several rows share is read once, and decoded for each.
-        for values, channel in users[int(number)]:
-            values[channel] = loads(serde, channel, kind, data)
+    for contents, those in blobs.items():
+        contents.fetch(blob for blob, _ in those)
+        # Oldest first: newer versions rest on them.
+        for blob, values in sorted(those, key=_by_age):
+            if blob.kind == EMPTY:
+                continue
+            kind, data = contents.value(blob)
+            size += len(data)
+            # One that several rows share is read once, and decoded for each.
+            for each in values:
+                each[blob.channel] = loads(serde, blob.channel, kind, data)
     return size
 
 
-_Users = list[list[tuple[dict[str, Any], str]]]
+# The channel values of the rows that share a blob.
+_Users = list[dict[str, Any]]
 
 
-def _blobs_wanted(rows: Sequence[Row]) -> tuple[dict[str, Any], _Users]:
-    """The blobs of a page, numbered, for SELECT_BLOBS_OF_PAGE, and where each of them goes."""
+def _by_age(each: tuple[Stored, _Users]) -> tuple[str, str]:
+    return each[0].channel, each[0].version
+
+
+def _blobs_wanted(rows: Sequence[Row]) -> tuple[dict[str, Any], list[tuple[Row, _Users]]]:
+    """The blobs of a page, numbered, for SELECT_BLOBS_OF_PAGE, and whose values they are."""
     wanted: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
     numbers: dict[tuple[str, str, str, str], int] = {}
-    users: _Users = []
+    users: list[tuple[Row, _Users]] = []
     for row in rows:
         values = row.checkpoint["channel_values"]
         channels = wanted.setdefault(row.thread_id, {}).setdefault(row.checkpoint_ns, {})
@@ -191,22 +231,22 @@ def _blobs_wanted(rows: Sequence[Row]) -> tuple[dict[str, Any], _Users]:
                 (row.thread_id, row.checkpoint_ns, channel, key), len(users)
             )
             if number == len(users):
-                users.append([])
+                users.append((row, []))
                 channels.setdefault(channel, {})[str(number)] = key
-            users[number].append((values, channel))
+            users[number][1].append(values)
     return wanted, users
 
 
 def _load_writes(
-    conn: Connection, serde: SerializerProtocol, rows: Sequence[Row]
+    conn: Connection, serde: SerializerProtocol, rows: Sequence[Row], places: _Places
 ) -> tuple[list[list[PendingWrite]], int]:
     """Each row's writes, in the order in which live execution applies them; also their bytes."""
     wanted = _numbered(rows, [row.checkpoint_id for row in rows])
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
-    for number, task_id, channel, kind, data in conn.execute(
-        sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)
-    ):
+    found = conn.execute(sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)).fetchall()
+    for number, task_id, channel, *columns in found:
+        kind, data = places.at(rows[int(number)]).written(channel, *columns)
         size += len(data)
         writes[int(number)].append((task_id, channel, loads(serde, channel, kind, data)))
     return writes, size

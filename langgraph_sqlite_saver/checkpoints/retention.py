@@ -15,12 +15,14 @@ from langgraph.checkpoint.serde.types import TASKS
 from ..database import InvalidInputError
 from . import jsontext, sql
 from .config import checked_limit
-from .delta import Ancestor, Stored, ancestors
+from .contents import Contents
+from .delta import Ancestor, Seeds, ancestors
+from .history import Encoder
 from .jsontext import parameter
 from .overview import is_older_than
 from .reading import SENDS_INSIDE, Row
+from .rebasing import delete_blobs, delete_unreferenced
 from .values import blob_keys, load_notes
-from .writing import delete_unreferenced
 
 
 def delete_thread(conn: Connection, thread_id: str) -> None:
@@ -54,7 +56,9 @@ def checkpoints_of_runs(
     return found
 
 
-def delete_runs_in_thread(conn: Connection, thread_id: str, run_ids: Sequence[str]) -> None:
+def delete_runs_in_thread(
+    conn: Connection, encoder: Encoder, thread_id: str, run_ids: Sequence[str]
+) -> None:
     """Delete what the runs made in one thread, but for what remaining values are rebuilt from.
 
     A remaining checkpoint whose parent went gets the nearest ancestor that is left as its parent.
@@ -63,12 +67,12 @@ def delete_runs_in_thread(conn: Connection, thread_id: str, run_ids: Sequence[st
         remaining = (
             row for row in _newest(conn, thread_id, ns, -1) if row.checkpoint_id not in made
         )
-        needed = _needed(conn, thread_id, ns, remaining)
+        needed = _needed(conn, encoder, thread_id, ns, remaining)
         doomed = [checkpoint_id for checkpoint_id in made if checkpoint_id not in needed]
         freed = _blob_keys_of(conn.execute(sql.SELECT_SOME, (thread_id, ns, parameter(doomed))))
         _adopt_children(conn, thread_id, ns, doomed)
         _delete_checkpoints(conn, thread_id, ns, doomed)
-        delete_unreferenced(conn, thread_id, ns, freed)
+        delete_unreferenced(conn, encoder, (thread_id, ns), freed)
 
 
 def _adopt_children(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
@@ -105,7 +109,7 @@ def checked_keep(strategy: str, keep_last: int | None) -> int:
     return keep or 1
 
 
-def prune(conn: Connection, thread_id: str, keep: int) -> None:
+def prune(conn: Connection, encoder: Encoder, thread_id: str, keep: int) -> None:
     """Keep the newest `keep` checkpoints of each namespace, and what their values need.
 
     That is: the ancestors a DeltaChannel's value is rebuilt from, and the parent that a checkpoint
@@ -114,7 +118,7 @@ def prune(conn: Connection, thread_id: str, keep: int) -> None:
     """
     namespaces = [ns for (ns,) in conn.execute(sql.SELECT_NAMESPACES, (thread_id,))]
     newest = {ns: list(_newest(conn, thread_id, ns, keep)) for ns in namespaces}
-    kept = {ns: _needed(conn, thread_id, ns, rows) for ns, rows in newest.items()}
+    kept = {ns: _needed(conn, encoder, thread_id, ns, rows) for ns, rows in newest.items()}
     roots = kept.get("", set())
     calls = {ns for ns in namespaces if _is_finished_call(conn, thread_id, newest[ns][0], roots)}
     for ns in namespaces:
@@ -122,7 +126,7 @@ def prune(conn: Connection, thread_id: str, keep: int) -> None:
             for statement in sql.DELETE_NAMESPACE:
                 conn.execute(statement, (thread_id, ns))
         else:
-            _keep_only(conn, thread_id, ns, kept[ns])
+            _keep_only(conn, encoder, thread_id, ns, kept[ns])
 
 
 def _newest(conn: Connection, thread_id: str, ns: str, keep: int) -> Iterator[Row]:
@@ -131,13 +135,15 @@ def _newest(conn: Connection, thread_id: str, ns: str, keep: int) -> Iterator[Ro
         yield Row.of(columns)
 
 
-def _needed(conn: Connection, thread_id: str, ns: str, rows: Iterable[Row]) -> set[str]:
+def _needed(
+    conn: Connection, encoder: Encoder, thread_id: str, ns: str, rows: Iterable[Row]
+) -> set[str]:
     needed: set[str] = set()
     # What counts as a DeltaChannel is known by its snapshots and its counters. LangGraph.js writes
     # no counters, but marks its threads.
     noted = {channel for (channel,) in conn.execute(sql.SELECT_NOTED_CHANNELS, (thread_id, ns))}
     from_js = conn.execute(sql.HAS_JS_DELTAS, (thread_id, ns)).fetchone() is not None
-    stored = Stored(conn, thread_id, ns)
+    seeds = Seeds(Contents(conn, encoder.serde, (thread_id, ns)))
     for row in rows:
         needed.add(row.checkpoint_id)
         if row.parent_id and _has_sends_of_parent(conn, row):
@@ -145,7 +151,7 @@ def _needed(conn: Connection, thread_id: str, ns: str, rows: Iterable[Row]) -> s
         channels = set(row.checkpoint["channel_versions"])
         if not from_js:
             channels &= noted | _counted(row)
-        needed.update(_delta_ancestors(conn, stored, row, channels))
+        needed.update(_delta_ancestors(conn, seeds, row, channels))
     return needed
 
 
@@ -155,17 +161,15 @@ def _counted(row: Row) -> set[str]:
     return set(counters) if isinstance(counters, dict) else set()
 
 
-def _delta_ancestors(
-    conn: Connection, stored: Stored, row: Row, channels: set[str]
-) -> Iterator[str]:
+def _delta_ancestors(conn: Connection, seeds: Seeds, row: Row, channels: set[str]) -> Iterator[str]:
     """The ancestors up to the nearest stored value of each channel that has none at `row`."""
     here = Ancestor(row.checkpoint_id, row.checkpoint, row.notes)
-    left = {channel for channel in channels if not stored.holds(channel, here)}
+    left = {channel for channel in channels if not seeds.holds(channel, here)}
     if not left:
         return
     for ancestor in ancestors(conn, *row[:3]):
         yield ancestor.checkpoint_id
-        left = {channel for channel in left if not stored.holds(channel, ancestor)}
+        left = {channel for channel in left if not seeds.holds(channel, ancestor)}
         if not left:
             return
 
@@ -188,7 +192,7 @@ def _is_finished_call(conn: Connection, thread_id: str, head: Row, kept_roots: s
     return conn.execute(sql.CHECKPOINT_EXISTS, (thread_id, "", root)).fetchone() is not None
 
 
-def _keep_only(conn: Connection, thread_id: str, ns: str, kept: set[str]) -> None:
+def _keep_only(conn: Connection, encoder: Encoder, thread_id: str, ns: str, kept: set[str]) -> None:
     place = (thread_id, ns)
     doomed = [i for (i,) in conn.execute(sql.SELECT_CHECKPOINT_IDS, place) if i not in kept]
     if not doomed:
@@ -198,8 +202,8 @@ def _keep_only(conn: Connection, thread_id: str, ns: str, kept: set[str]) -> Non
             conn.execute(sql.SET_PARENT, (*place, child, None))
     _delete_checkpoints(conn, thread_id, ns, doomed)
     used = _blob_keys_of(conn.execute(sql.SELECT_NAMESPACE, place))
-    unused = [key for key in conn.execute(sql.SELECT_BLOB_KEYS, place) if key not in used]
-    conn.executemany(sql.DELETE_BLOB, [(*place, *key) for key in unused])
+    unused = {key for key in conn.execute(sql.SELECT_BLOB_KEYS, place) if key not in used}
+    delete_blobs(conn, encoder, place, unused)
 
 
 def _delete_checkpoints(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:

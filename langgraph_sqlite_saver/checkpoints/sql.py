@@ -10,6 +10,9 @@ COLUMNS = (
     "blob_versions"
 )
 
+# The columns of a blob, in the order of contents.Stored.
+BLOB_COLUMNS = "b.channel, b.version, b.type, b.blob, b.base, b.size, b.token, b.number"
+
 # --- put, put_writes
 
 INSERT_CHECKPOINT = """
@@ -27,19 +30,20 @@ WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
 """
 
 INSERT_BLOB = """
-INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO checkpoint_blobs (
+    thread_id, checkpoint_ns, channel, version, type, blob, base, size, token, number
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """
 
-SELECT_BLOB = """
-SELECT type, blob FROM checkpoint_blobs
+SELECT_TOKEN = """
+SELECT token FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
 # ?1: {channel: version key}
-SELECT_STORED_CHANNELS = """
-SELECT wanted.key FROM json_each(?1) AS wanted
+SELECT_TOKENS = """
+SELECT b.channel, b.token FROM json_each(?1) AS wanted
 CROSS JOIN checkpoint_blobs AS b
 WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
 AND b.version = wanted.value
@@ -51,19 +55,20 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
 _WRITE_COLUMNS = (
-    "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob"
+    "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, "
+    "base, size"
 )
 
 INSERT_WRITE = f"""
-INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """  # noqa: S608
 
 REPLACE_WRITE = f"""
-INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
     task_path = excluded.task_path, channel = excluded.channel, type = excluded.type,
-    blob = excluded.blob
+    blob = excluded.blob, base = excluded.base, size = excluded.size
 """  # noqa: S608
 
 # --- get_tuple, list
@@ -79,16 +84,47 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """  # noqa: S608
 
 # ?1: {channel: version key}
-SELECT_BLOBS = """
-SELECT b.channel, b.type, b.blob FROM json_each(?1) AS wanted
+SELECT_BLOBS = f"""
+SELECT {BLOB_COLUMNS} FROM json_each(?1) AS wanted
 CROSS JOIN checkpoint_blobs AS b
 WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
 AND b.version = wanted.value
-"""
+"""  # noqa: S608
+
+SELECT_BLOB = f"""
+SELECT {BLOB_COLUMNS} FROM checkpoint_blobs AS b
+WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
+"""  # noqa: S608
+
+# Blobs and those they rest on, each once. ?1: [[channel, version key], …]
+SELECT_CHAINS = f"""
+WITH RECURSIVE link (channel, version) AS (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1)
+    UNION
+    SELECT b.channel, b.base FROM link CROSS JOIN checkpoint_blobs AS b
+    WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = link.channel
+    AND b.version = link.version AND b.base IS NOT NULL
+)
+SELECT {BLOB_COLUMNS} FROM link
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = link.channel
+AND b.version = link.version
+"""  # noqa: S608
+
+# The newest version of each channel. ?1: [channel, …]
+SELECT_NEWEST_BLOBS = f"""
+SELECT {BLOB_COLUMNS} FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.value
+AND b.version = (
+    SELECT max(version) FROM checkpoint_blobs
+    WHERE thread_id = ?2 AND checkpoint_ns = ?3 AND channel = wanted.value
+)
+"""  # noqa: S608
 
 # In writes_sort_key order.
 SELECT_WRITES = """
-SELECT task_id, channel, type, blob FROM checkpoint_writes
+SELECT task_id, channel, type, blob, base FROM checkpoint_writes
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 ORDER BY task_path, task_id, idx
 """
@@ -109,18 +145,18 @@ ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
 """  # noqa: S608
 
 # ?1: {thread_id: {checkpoint_ns: {channel: {number: version key}}}}
-SELECT_BLOBS_OF_PAGE = """
-SELECT number.key, b.type, b.blob
+SELECT_BLOBS_OF_PAGE = f"""
+SELECT number.key, {BLOB_COLUMNS}
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
     json_each(channel.value) AS number
 CROSS JOIN checkpoint_blobs AS b
 WHERE b.thread_id = thread.key AND b.checkpoint_ns = ns.key AND b.channel = channel.key
 AND b.version = number.value
-"""
+"""  # noqa: S608
 
 # ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}; in writes_sort_key order.
 SELECT_WRITES_OF_PAGE = """
-SELECT number.key, w.task_id, w.channel, w.type, w.blob
+SELECT number.key, w.task_id, w.channel, w.type, w.blob, w.base
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
@@ -129,7 +165,7 @@ ORDER BY w.task_path, w.task_id, w.idx
 
 # ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}, ?2: the channel of sends
 SELECT_SENDS_OF_PAGE = """
-SELECT number.key, w.type, w.blob
+SELECT number.key, w.type, w.blob, w.base
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
@@ -155,7 +191,7 @@ SELECT checkpoint_id, checkpoint, blob_versions FROM ancestors
 
 # ?3: [checkpoint_id, …], ?4: [channel, …]
 SELECT_WRITES_OF_CHAIN = """
-SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob
+SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob, w.base
 FROM json_each(?3) AS chain
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = chain.value
@@ -234,6 +270,35 @@ DELETE FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
+# ?1: [channel, …]
+SELECT_BASES = """
+SELECT b.channel, b.version, b.base FROM json_each(?1) AS wanted
+CROSS JOIN checkpoint_blobs AS b
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.value
+AND b.base IS NOT NULL
+"""
+
+REBASE_BLOB = """
+UPDATE checkpoint_blobs
+SET type = ?5, blob = ?6, base = ?7, size = ?8, token = ?9, number = ?10
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND channel = ?3 AND version = ?4
+"""
+
+SELECT_BASES_OF_WRITES = """
+SELECT checkpoint_id, task_id, idx, base FROM checkpoint_writes
+WHERE thread_id = ? AND checkpoint_ns = ? AND base IS NOT NULL
+"""
+
+SELECT_WRITE = """
+SELECT channel, type, blob, base FROM checkpoint_writes
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
+"""
+
+REBASE_WRITE = """
+UPDATE checkpoint_writes SET type = ?6, blob = ?7, base = ?8, size = ?9
+WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3 AND task_id = ?4 AND idx = ?5
+"""
+
 SELECT_NAMESPACES = "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = ?"
 
 SELECT_NEWEST = f"""
@@ -279,17 +344,30 @@ ON CONFLICT DO NOTHING
 """
 
 COPY_BLOBS = """
-INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-SELECT ?2, checkpoint_ns, channel, version, type, blob FROM checkpoint_blobs WHERE thread_id = ?1
+INSERT INTO checkpoint_blobs (
+    thread_id, checkpoint_ns, channel, version, type, blob, base, size, token, number
+)
+SELECT ?2, checkpoint_ns, channel, version, type, blob, base, size, token, number
+FROM checkpoint_blobs WHERE thread_id = ?1
 ON CONFLICT DO NOTHING
 """
 
 COPY_WRITES = f"""
 INSERT INTO checkpoint_writes ({_WRITE_COLUMNS})
-SELECT ?2, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob
+SELECT ?2, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, base, size
 FROM checkpoint_writes WHERE thread_id = ?1
 ON CONFLICT DO NOTHING
 """  # noqa: S608
+
+# Pending writes with bases that the target has not yet.
+SELECT_MISSING_WRITES = """
+SELECT checkpoint_ns, checkpoint_id, task_id, idx, base FROM checkpoint_writes AS s
+WHERE thread_id = ?1 AND base IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM checkpoint_writes AS t WHERE t.thread_id = ?2
+    AND t.checkpoint_ns = s.checkpoint_ns AND t.checkpoint_id = s.checkpoint_id
+    AND t.task_id = s.task_id AND t.idx = s.idx
+)
+"""
 
 HAS_THREAD = "SELECT 1 FROM checkpoints WHERE thread_id = ? LIMIT 1"
 
@@ -304,6 +382,40 @@ WHERE thread_id = ?1 AND NOT EXISTS (
 SET_NOTES = """
 UPDATE checkpoints SET blob_versions = ?4
 WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+"""
+
+# --- compact, check: by primary key, a step at a time
+
+SELECT_THREADS_OF_VALUES = """
+SELECT thread_id FROM checkpoint_blobs UNION SELECT thread_id FROM checkpoint_writes
+"""
+
+COUNT_VALUES = """
+SELECT (SELECT count(*) FROM checkpoint_blobs WHERE thread_id = ?1)
+    + (SELECT count(*) FROM checkpoint_writes WHERE thread_id = ?1)
+"""
+
+BLOBS_AFTER = """
+SELECT checkpoint_ns, channel, version FROM checkpoint_blobs
+WHERE thread_id = ? AND (checkpoint_ns, channel, version) > (?, ?, ?)
+ORDER BY checkpoint_ns, channel, version LIMIT ?
+"""
+
+WRITES_AFTER = """
+SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM checkpoint_writes
+WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id, task_id, idx) > (?, ?, ?, ?)
+ORDER BY checkpoint_ns, checkpoint_id, task_id, idx LIMIT ?
+"""
+
+VERSION_BEFORE = """
+SELECT max(version) FROM checkpoint_blobs
+WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version < ?
+"""
+
+# Rows whose JSON is damaged.
+SELECT_NO_JSON = """
+SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints
+WHERE NOT json_valid(checkpoint) OR NOT json_valid(metadata)
 """
 
 # --- threads, stats, expire: these read whole tables
@@ -324,11 +436,12 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
 SUM_BYTES_BY_THREAD = """
-SELECT thread_id, sum(bytes) FROM (
-    SELECT thread_id, length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB)) AS bytes
+SELECT thread_id, sum(bytes), sum(coalesce(size, bytes)) FROM (
+    SELECT thread_id, length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB)) AS bytes,
+        NULL AS size
     FROM checkpoints
-    UNION ALL SELECT thread_id, length(blob) FROM checkpoint_blobs
-    UNION ALL SELECT thread_id, length(blob) FROM checkpoint_writes
+    UNION ALL SELECT thread_id, length(blob), size FROM checkpoint_blobs
+    UNION ALL SELECT thread_id, length(blob), size FROM checkpoint_writes
 ) GROUP BY thread_id
 """
 
@@ -341,5 +454,7 @@ SELECT
     (SELECT coalesce(sum(length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB))), 0)
         FROM checkpoints),
     (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_blobs),
-    (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes)
+    (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes),
+    (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_blobs),
+    (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_writes)
 """

@@ -14,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from . import jsontext
@@ -36,7 +37,7 @@ EXTRAS = "__checkpoint_keys__"
 # Postgres' type of a blob for a version without a value.
 EMPTY = "empty"
 
-# A serialised value: its type, as the serialiser names it, and its bytes.
+# A serialised value: its type, as the serialiser names it, and its bytes, before any cipher.
 Blob = tuple[str, bytes]
 
 
@@ -57,10 +58,11 @@ def is_inline(value: Any) -> bool:
 
 def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
     """Serialise a channel's value; raises SerializationError that names the channel."""
+    plain = serde.serde if _ciphers(serde) else serde
     try:
-        kind, data = serde.dumps_typed(value)
+        kind, data = plain.dumps_typed(value)
     except Exception as error:
-        if type(value) is int and inlines(serde):  # msgpack ends at 64 bits
+        if type(value) is int and inlines(plain):  # msgpack ends at 64 bits
             return "json", str(value).encode()
         raise SerializationError(
             f"the value of channel {channel!r} ({type(value).__name__}) cannot be serialised: "
@@ -71,14 +73,50 @@ def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
 
 
 def loads(serde: SerializerProtocol, channel: str, kind: str, data: bytes) -> Any:
-    """Read a stored value; raises SerializationError that names the channel."""
+    """Read a value's bytes; raises SerializationError that names the channel."""
+    plain = serde.serde if _ciphers(serde) else serde
     try:
-        return serde.loads_typed((kind, data))
+        return plain.loads_typed((kind, data))
     except Exception as error:
-        raise SerializationError(
-            f"the stored value of channel {channel!r} ({kind}) cannot be read: {error}. "
-            "Give the saver the serde, and the key, that it was saved with."
-        ) from error
+        raise _unreadable(channel, kind, error) from error
+
+
+def seal(serde: SerializerProtocol, kind: str, data: bytes) -> Blob:
+    """What goes into the file: enciphered, last of all, if the serialiser has a cipher.
+
+    The type then ends with the cipher's name, as EncryptedSerializer has it: `msgpack+aes`.
+    """
+    if not _ciphers(serde):
+        return kind, data
+    cipher, text = serde.cipher.encrypt(data)
+    return f"{kind}+{cipher}", text
+
+
+def unseal(serde: SerializerProtocol, channel: str, kind: str, data: bytes) -> Blob:
+    """What `seal` was given; values stored in plain, before there was a cipher, are as they are."""
+    if "+" not in kind or not _ciphers(serde):
+        return kind, data
+    plain, cipher = kind.split("+", 1)
+    try:
+        return plain, serde.cipher.decrypt(cipher, data)
+    except Exception as error:
+        raise _unreadable(channel, kind, error) from error
+
+
+def _ciphers(serde: SerializerProtocol) -> TypeGuard[EncryptedSerializer]:
+    """Whether it is an EncryptedSerializer, whose two steps can be taken apart."""
+    kind: Any = type(serde)
+    return (
+        kind.dumps_typed is EncryptedSerializer.dumps_typed
+        and kind.loads_typed is EncryptedSerializer.loads_typed
+    )
+
+
+def _unreadable(channel: str, kind: str, error: Exception) -> SerializationError:
+    return SerializationError(
+        f"the stored value of channel {channel!r} ({kind}) cannot be read: {error}. "
+        "Give the saver the serde, and the key, that it was saved with."
+    )
 
 
 def own_version(version: str, blob: Blob) -> str:

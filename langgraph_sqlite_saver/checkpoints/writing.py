@@ -14,14 +14,17 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     get_checkpoint_metadata,
 )
-from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
 from .config import Address, address_of, full_address_of, stored_text
+from .contents import Contents, Stored, holds
+from .errors import DamagedError
+from .history import SMALL, Chain, Encoded, Encoder, Link
 from .jsontext import parameter
 from .lineage import Head, Lineage
+from .rebasing import delete_unreferenced
 from .values import (
     EXTRAS,
     Blob,
@@ -50,13 +53,28 @@ _JSON_KEYS = {
 _VERSION_TYPES = {str, int, float, type(None)}
 
 
+class Named:
+    """The value of a channel that new_versions names, and the columns it is stored in."""
+
+    __slots__ = ("channel", "encoded", "rest", "value", "version")
+
+    def __init__(self, channel: str, version: str, value: Blob) -> None:
+        self.channel = channel
+        self.version = version
+        self.value = value
+        self.encoded: Encoded
+        self.rest: Chain  # what it rests on
+
+
 class Put:
     """A checkpoint on its way into the file."""
 
     __slots__ = (
         "checkpoint_id",
         "document",
+        "history",
         "homeless",
+        "learnt",
         "left_out",
         "metadata",
         "named",
@@ -66,20 +84,26 @@ class Put:
         "run_id",
         "serde",
         "text",
+        "unknown",
         "unnamed",
     )
 
-    def __init__(self, place: Address, checkpoint_id: str, serde: SerializerProtocol) -> None:
+    def __init__(self, place: Address, checkpoint_id: str, encoder: Encoder) -> None:
         self.place = (place.thread_id, place.checkpoint_ns)
         self.parent_id = place.checkpoint_id
         self.checkpoint_id = checkpoint_id
-        self.serde = serde
+        self.serde = encoder.serde
+        self.history = encoder.history
         self.metadata = "{}"
         self.run_id: str | None = None
         self.document: dict[str, Any] = {}
         self.text = ""  # the document as it is stored
         # Serialised: the channels that new_versions names, with their versions.
-        self.named: list[tuple[str, str, Blob]] = []
+        self.named: list[Named] = []
+        # Those of them whose chains have to be looked up in the file before they are encoded.
+        self.unknown: list[str] = []
+        # The chains of what was stored, for the history once it is committed.
+        self.learnt: dict[str, Chain] = {}
         # Serialised: what has no version; kept under one of our making.
         self.homeless: list[tuple[str, Blob]] = []
         # Not serialised: what new_versions does not name is, as a rule, stored already.
@@ -92,21 +116,27 @@ class Put:
 
 
 def prepare_put(
-    serde: SerializerProtocol,
+    encoder: Encoder,
     config: RunnableConfig,
     checkpoint: Checkpoint,
     metadata: CheckpointMetadata,
     new_versions: ChannelVersions,
 ) -> tuple[Put, RunnableConfig]:
-    """Serialise a checkpoint as it is now; also the config that names it."""
+    """Serialise a checkpoint as it is now; also the config that names it.
+
+    Where that leaves the request with channels `unknown`, `find_bases` has to be run before `put`.
+    """
     place = address_of(config)
     _check(checkpoint, metadata, new_versions)
-    request = Put(place, checkpoint["id"], serde)
+    request = Put(place, checkpoint["id"], encoder)
     merged = _merged_metadata(config, metadata)
     request.metadata = jsontext.dump_metadata(merged)
     if (run_id := merged.get("run_id")) is not None:
         request.run_id = jsontext.cleaned(str(run_id))
     inline = _sort_values(request, checkpoint, new_versions)
+    request.unknown = _unknown(request)
+    if not request.unknown:
+        _encode(request, {})
     request.document = {**_sort_keys(request, checkpoint), "channel_values": inline}
     request.text = jsontext.dump_checkpoint(request.document)
     saved: RunnableConfig = {
@@ -164,7 +194,7 @@ def _sort_values(
             _check_channel(channel)
             request.homeless.append((channel, dumps(serde, value, channel)))
         elif channel in new_versions:
-            request.named.append((channel, str(version), dumps(serde, value, channel)))
+            request.named.append(Named(channel, str(version), dumps(serde, value, channel)))
         else:
             request.unnamed[channel] = (str(version), value)
         if isinstance(value, _DeltaSnapshot):  # PostgresSaver's prune looks for this mark
@@ -223,17 +253,45 @@ def _sort_keys(request: Put, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return document
 
 
+def _unknown(request: Put) -> list[str]:
+    """The channels whose values are worth a base, and of which the history knows nothing."""
+    if request.history.full:
+        return []
+    return [
+        each.channel
+        for each in request.named
+        if len(each.value[1]) >= SMALL
+        and request.history.chain(request.place, each.channel) is None
+    ]
+
+
+def find_bases(conn: Connection, request: Put) -> None:
+    """Look up the chains that are unknown, and encode the values."""
+    contents = Contents(conn, request.serde, request.place)
+    chains = contents.newest_chains(request.unknown)
+    request.history.remember(request.place, chains)
+    _encode(request, chains)
+
+
+def _encode(request: Put, chains: Mapping[str, Chain]) -> None:
+    history = request.history
+    for each in request.named:
+        chain = chains.get(each.channel) or history.chain(request.place, each.channel)
+        each.encoded, each.rest = history.encode(request.serde, each.value, chain or ())
+
+
 def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     """Store a checkpoint and the values that are not stored yet; replaces one of the same id.
 
-    What it returns is for `lineage`, once it is committed.
+    What it returns is for `lineage`, and `request.learnt` for the history, once it is committed.
     """
     notes = dict(request.notes)
     stored: dict[str, tuple[str, str]] = {}
     moment = lineage.now(conn)
-    for channel, version, blob in request.named:
-        _store(conn, request, channel, version, blob, notes)
-        stored[channel] = (version, notes.get(channel, version))
+    request.learnt = {}
+    for each in request.named:
+        _store_named(conn, request, each, notes)
+        stored[each.channel] = (each.version, notes.get(each.channel, each.version))
     if request.unnamed or request.left_out:
         known = lineage.parent(request.place, request.parent_id, moment)
         _store_unnamed(conn, request, known, notes)
@@ -244,8 +302,9 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
         if notes[channel] != (version := str(versions.get(channel))):
             stored[channel] = (version, notes[channel])
     for channel, blob in request.homeless:
-        notes[channel] = own = own_version("", blob)
-        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *blob))
+        encoded = request.history.alone(request.serde, blob)
+        notes[channel] = own = own_version("", encoded[:2])
+        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *encoded))
     row = (
         *request.place,
         request.checkpoint_id,
@@ -261,17 +320,51 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     return Head(request.checkpoint_id, stored, moment)
 
 
+def _store_named(conn: Connection, request: Put, each: Named, notes: dict[str, str]) -> None:
+    encoded, rest = each.encoded, each.rest
+    if rest and not holds(conn, request.place, each.channel, rest[0]):
+        encoded, rest = request.history.alone(request.serde, each.value), ()
+    if _store(conn, request, each.channel, each.version, each.value, encoded, notes):
+        request.learnt.update(_chain_of(each, encoded, rest))
+
+
+def _chain_of(each: Named, encoded: Encoded, rest: Chain) -> dict[str, Chain]:
+    if encoded.token is None:  # too small to rest on
+        return {}
+    link = Link(each.version, encoded.token, encoded.number or 0, *each.value)
+    return {each.channel: (link, *rest)}
+
+
 def _store(
-    conn: Connection, request: Put, channel: str, version: str, blob: Blob, notes: dict[str, str]
-) -> None:
-    """Store a blob under its version, or, where that holds another value, under one of ours."""
-    key = (*request.place, channel)
-    if conn.execute(sql.INSERT_BLOB, (*key, version, *blob)).rowcount:
-        return
-    if conn.execute(sql.SELECT_BLOB, (*key, version)).fetchone() == blob:
-        return
-    notes[channel] = own = own_version(version, blob)
-    conn.execute(sql.INSERT_BLOB, (*key, own, *blob))
+    conn: Connection,
+    request: Put,
+    channel: str,
+    version: str,
+    value: Blob,
+    encoded: Encoded,
+    notes: dict[str, str],
+) -> bool:
+    """Store a value under its version, or, where that holds another value, under one of ours.
+
+    Returns whether it is new under its version.
+    """
+    place = request.place
+    if conn.execute(sql.INSERT_BLOB, (*place, channel, version, *encoded)).rowcount:
+        return True
+    contents = Contents(conn, request.serde, place)
+    found = contents.find(channel, version)
+    if found is None or not _has_value(contents, found, value):
+        alone = request.history.alone(request.serde, value)
+        notes[channel] = own = own_version(version, alone[:2])
+        conn.execute(sql.INSERT_BLOB, (*place, channel, own, *alone))
+    return False
+
+
+def _has_value(contents: Contents, row: Stored, value: Blob) -> bool:
+    try:
+        return contents.value(row) == value
+    except DamagedError:
+        return False
 
 
 def _store_unnamed(
@@ -289,7 +382,9 @@ def _store_unnamed(
     for channel, (version, value) in request.unnamed.items():
         parents, key = known.get(channel, (None, version))
         if parents != version or (key != version and key == no_value(version)):
-            _store(conn, request, channel, version, dumps(request.serde, value, channel), notes)
+            blob = dumps(request.serde, value, channel)
+            encoded = request.history.alone(request.serde, blob)
+            _store(conn, request, channel, version, blob, encoded, notes)
         elif key != version:
             notes[channel] = key
     for channel, version in request.left_out.items():
@@ -310,8 +405,8 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
     parent = jsontext.load_checkpoint(row[0])
     keys, versions = blob_keys(parent, load_notes(row[1])), parent["channel_versions"]
     wanted = {channel: keys[channel] for channel in request.unnamed if channel in keys}
-    found = conn.execute(sql.SELECT_STORED_CHANNELS, (parameter(wanted), *place))
-    stored = {channel for (channel,) in found} | (keys.keys() & request.left_out.keys())
+    found = conn.execute(sql.SELECT_TOKENS, (parameter(wanted), *place))
+    stored = {channel for channel, _ in found} | (keys.keys() & request.left_out.keys())
     return {channel: (str(versions.get(channel)), keys[channel]) for channel in stored}
 
 
@@ -322,32 +417,35 @@ def _replace(conn: Connection, request: Put, row: tuple[Any, ...], notes: dict[s
     conn.execute(sql.REPLACE_CHECKPOINT, row)
     freed = before.items() - blob_keys(request.document, notes).items()
     if freed:
-        delete_unreferenced(conn, *request.place, set(freed))
+        delete_unreferenced(conn, request, request.place, set(freed))
 
 
-def delete_unreferenced(
-    conn: Connection, thread_id: str, checkpoint_ns: str, candidates: set[tuple[str, str]]
-) -> None:
-    """Delete the blobs among `candidates`, (channel, version key), that no checkpoint uses."""
-    left = set(candidates)
-    for text, notes in conn.execute(sql.SELECT_NAMESPACE, (thread_id, checkpoint_ns)):
-        left -= blob_keys(jsontext.load_checkpoint(text), load_notes(notes)).items()
-        if not left:
-            return
-    conn.executemany(sql.DELETE_BLOB, [(thread_id, checkpoint_ns, *each) for each in left])
+class Writes:
+    """A task's writes on their way into the file."""
 
+    __slots__ = ("encoded", "history", "keys", "links", "place", "serde", "statement", "values")
 
-WriteRow = tuple[str, str, str, str, str, int, str, str, bytes]
+    def __init__(self, place: tuple[str, str], encoder: Encoder) -> None:
+        self.place = place
+        self.serde = encoder.serde
+        self.history = encoder.history
+        self.statement = sql.INSERT_WRITE
+        # For each write: its key and channel, its value, and the columns it is stored in.
+        self.keys: list[tuple[str, str, str, str, str, int, str]] = []
+        self.values: list[Blob] = []
+        self.encoded: list[Encoded] = []
+        # The versions that they rest on.
+        self.links: dict[str, Link] = {}
 
 
 def prepare_writes(
-    serde: SerializerProtocol,
+    encoder: Encoder,
     config: RunnableConfig,
     writes: Sequence[tuple[str, Any]],
     task_id: str,
     task_path: str,
-) -> tuple[str, list[WriteRow]]:
-    """Serialise a task's writes as they are now: the statement for them, and their rows.
+) -> Writes:
+    """Serialise a task's writes as they are now.
 
     Ordinary writes keep the first of an index; errors, interrupts and the like (WRITES_IDX_MAP)
     take the place of what was there.
@@ -360,16 +458,33 @@ def prepare_writes(
         pairs = [(channel, value) for channel, value in writes]
     except (TypeError, ValueError):
         raise InvalidTypeError("writes must be a sequence of (channel, value) pairs") from None
-    rows: list[WriteRow] = []
+    request = Writes(place[:2], encoder)
     special = 0
     for index, (channel, value) in enumerate(pairs):
         _check_channel(channel)
         special += channel in WRITES_IDX_MAP
-        kind, data = dumps(serde, value, channel)
-        rows.append((*key, WRITES_IDX_MAP.get(channel, index), channel, kind, data))
-    return (sql.REPLACE_WRITE if special == len(rows) else sql.INSERT_WRITE), rows
+        blob = dumps(encoder.serde, value, channel)
+        encoded, links = encoder.history.encode_write(encoder.serde, blob, request.place)
+        request.keys.append((*key, WRITES_IDX_MAP.get(channel, index), channel))
+        request.values.append(blob)
+        request.encoded.append(encoded)
+        request.links.update(links)
+    if special == len(pairs):
+        request.statement = sql.REPLACE_WRITE
+    return request
 
 
-def put_writes(conn: Connection, statement: str, rows: Sequence[WriteRow]) -> None:
+def put_writes(conn: Connection, request: Writes) -> None:
     """Store a task's writes, all or none."""
-    conn.executemany(statement, rows)
+    encoded = request.encoded
+    if request.links and not _are_there(conn, request):
+        encoded = [request.history.alone(request.serde, value) for value in request.values]
+    rows = [(*key, *columns[:4]) for key, columns in zip(request.keys, encoded, strict=True)]
+    conn.executemany(request.statement, rows)
+
+
+def _are_there(conn: Connection, request: Writes) -> bool:
+    """Whether all versions that the writes rest on are in the file, with the values known."""
+    wanted = {channel: link.version for channel, link in request.links.items()}
+    found = dict(conn.execute(sql.SELECT_TOKENS, (parameter(wanted), *request.place)).fetchall())
+    return found == {channel: link.token for channel, link in request.links.items()}

@@ -359,7 +359,8 @@ def test_a_blob_marked_empty_is_no_value(saver: Any, database_path: Path) -> Non
     save(saver, 1, {}, versions={"a": 1})
     execute(
         database_path,
-        "INSERT INTO checkpoint_blobs VALUES ('t', '', 'a', '1', 'empty', NULL)",
+        "INSERT INTO checkpoint_blobs (thread_id, channel, version, type) "
+        "VALUES ('t', 'a', '1', 'empty')",
     )
     assert values(saver, 1) == {}
     assert saver.list(None)[0].checkpoint["channel_values"] == {}

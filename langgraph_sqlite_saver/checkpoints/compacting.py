@@ -1,0 +1,183 @@
+"""compact(): storing what is there as the saver would store it now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import NamedTuple
+
+from . import jsontext, sql
+from .contents import Contents, Stored
+from .history import (
+    SMALL,
+    Chain,
+    Encoded,
+    Encoder,
+    Link,
+    encode,
+    encode_write,
+    largest_carried,
+    plain,
+)
+from .values import EMPTY, blob_keys, load_notes
+from .walking import BlobKey, Step, Walk, WriteKey
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Compaction:
+    """What `compact` did.
+
+    Attributes:
+        values: How many values it looked at.
+        rewritten: How many of them are stored otherwise now.
+        bytes_before, bytes_after: The stored bytes of those, before and after.
+    """
+
+    values: int = 0
+    rewritten: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+class Changed(NamedTuple):
+    """What a step rewrote."""
+
+    step: Step
+    rewritten: int
+    before: int
+    after: int
+
+
+class Compactor:
+    """Rewrites the values of a walk, in transactions of some milliseconds each."""
+
+    def __init__(self, encoder: Encoder, walk: Walk) -> None:
+        self._encoder = encoder
+        self.walk = walk
+        self.result = Compaction()
+
+    def take(self, changed: Changed, progress: Progress | None) -> None:
+        """Count what a step did, and tell."""
+        self.walk.take(changed.step)
+        self.result.values += changed.step.rows
+        self.result.rewritten += changed.rewritten
+        self.result.bytes_before += changed.before
+        self.result.bytes_after += changed.after
+        if progress is not None:
+            progress(self.walk.done_rows, self.walk.total_rows)
+
+    def step(self, conn: Connection) -> Changed:
+        """Rewrite some values; others may write before the next step."""
+        rewriting = _Rewriting(conn, self._encoder, self.walk.thread_id)
+        last, rows = None, 0
+        for last in self.walk.rows(conn):
+            rows += 1
+            if isinstance(last, BlobKey):
+                rewriting.blob(last)
+            else:
+                rewriting.write(last)
+        return Changed(Step(last, rows), rewriting.count, rewriting.before, rewriting.after)
+
+
+class _Rewriting:
+    """One transaction's work. Versions come in their order, each to rest on those before."""
+
+    def __init__(self, conn: Connection, encoder: Encoder, thread_id: str) -> None:
+        self.count = self.before = self.after = 0
+        self._conn, self._encoder = conn, encoder
+        self._place = (thread_id, "")
+        self._contents = Contents(conn, encoder.serde, self._place)
+        # The chain of the channel's version before, where it has just been made.
+        self._chain: tuple[str, Chain] = ("", ())
+
+    def _go_to(self, ns: str) -> None:
+        if self._place[1] != ns:
+            self._place = (self._place[0], ns)
+            self._contents = Contents(self._conn, self._encoder.serde, self._place)
+            self._chain = ("", ())
+
+    def blob(self, key: BlobKey) -> None:
+        """Store a blob as a difference from those before it, or whole, as the history is set."""
+        self._go_to(key.checkpoint_ns)
+        row = self._contents.find(key.channel, key.version)
+        if row is None or row.kind == EMPTY:
+            return
+        if self._encoder.history.full:
+            if row.size is not None:
+                encoded = plain(self._encoder.serde, self._contents.value(row))
+                self._rewrite(row, encoded)
+        elif row.base is None and (row.size or len(row.blob)) >= SMALL:
+            self._difference(row)
+
+    def _difference(self, row: Stored) -> None:
+        value = self._contents.value(row)
+        chain = self._chain_before(row)
+        if any(link.version == row.version for link in chain):
+            chain = ()  # what came before rests on this one
+        encoded, rest = encode(self._encoder.serde, value, chain)
+        if row.token is None or len(encoded.blob) < len(row.blob):
+            row = self._rewrite(row, encoded)
+        else:
+            rest = ()
+        link = Link(row.version, row.token or 0, row.number or 0, *value)
+        self._chain = (row.channel, (link, *rest))
+
+    def _chain_before(self, row: Stored) -> Chain:
+        channel, chain = self._chain
+        if channel == row.channel and chain:
+            return chain
+        key = (*self._place, row.channel, row.version)
+        (version,) = self._conn.execute(sql.VERSION_BEFORE, key).fetchone()
+        before = self._contents.find(row.channel, version) if version else None
+        if before is None or before.token is None:
+            return ()
+        return self._contents.chain(before)[1]
+
+    def _rewrite(self, row: Stored, encoded: Encoded) -> Stored:
+        token = encoded.token if row.token is None else row.token
+        anew = Stored(row.channel, row.version, *encoded[:4], token, encoded.number)
+        self._conn.execute(sql.REBASE_BLOB, (*self._place, *anew))
+        self._contents.replace(anew)
+        self._count(row.blob, anew.blob)
+        return anew
+
+    def _count(self, before: bytes, after: bytes) -> None:
+        self.count += 1
+        self.before += len(before)
+        self.after += len(after)
+
+    def write(self, key: WriteKey) -> None:
+        """Let a pending write rest on its checkpoint's values, or store it whole."""
+        self._go_to(key.checkpoint_ns)
+        row = self._conn.execute(sql.SELECT_WRITE, (*self._place, *key[1:])).fetchone()
+        if row is None or (row[3] is None and len(row[2]) < SMALL):
+            return
+        serde = self._encoder.serde
+        value = self._contents.written(*row)
+        if self._encoder.history.full:
+            encoded = plain(serde, value)
+        elif row[3] is None:
+            encoded, _ = encode_write(serde, value, self._links(key, len(value[1])))
+        else:
+            return
+        if self._encoder.history.full or len(encoded.blob) < len(row[2]):
+            self._conn.execute(sql.REBASE_WRITE, (*self._place, *key[1:], *encoded[:4]))
+            self._count(row[2], encoded.blob)
+
+    def _links(self, key: WriteKey, size: int) -> dict[str, Link]:
+        """The values of a write's checkpoint that it may hold."""
+        address = (*self._place, key.checkpoint_id)
+        found = self._conn.execute(sql.SELECT_LINEAGE, address).fetchone()
+        links: dict[str, Link] = {}
+        if found is None:
+            return links
+        keys = blob_keys(jsontext.load_checkpoint(found[0]), load_notes(found[1]))
+        for channel, version in keys.items():
+            row = self._contents.find(channel, version)
+            if row and row.token and (row.size or len(row.blob)) <= largest_carried(size):
+                data = self._contents.carried({channel: version})
+                links[channel] = Link(version, row.token, 0, "", data)
+        return links

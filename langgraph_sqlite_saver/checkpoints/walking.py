@@ -1,0 +1,99 @@
+"""Going through every stored value, thread by thread, a bounded step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from sqlite3 import Connection
+from time import monotonic
+from typing import NamedTuple
+
+from . import sql
+
+# What one operation may take: others wait for it to write, and its snapshot holds back the -wal.
+_STEP_SECONDS = 0.02
+_STEP_ROWS = 500
+
+
+class BlobKey(NamedTuple):
+    """A row of `checkpoint_blobs` in a thread."""
+
+    checkpoint_ns: str
+    channel: str
+    version: str
+
+
+class WriteKey(NamedTuple):
+    """A row of `checkpoint_writes` in a thread."""
+
+    checkpoint_ns: str
+    checkpoint_id: str
+    task_id: str
+    idx: int
+
+
+_FIRST_BLOB = BlobKey("", "", "")
+_FIRST_WRITE = WriteKey("", "", "", -(2**63))
+
+
+class Step(NamedTuple):
+    """What an operation has gone through: where it stopped, and how many rows that were."""
+
+    last: BlobKey | WriteKey | None  # None: the table has no more of the thread
+    rows: int
+
+
+class Walk:
+    """Where one is: a thread's blobs first, then its pending writes, then the next thread.
+
+    An operation goes through `rows`; its caller passes on where that ended once it is committed.
+    """
+
+    def __init__(self, thread_ids: Sequence[str], total: int) -> None:
+        self.done_rows, self.total_rows = 0, total
+        self._threads = list(reversed(thread_ids))
+        self._after: BlobKey | WriteKey = _FIRST_BLOB
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was gone through."""
+        return not self._threads
+
+    @property
+    def thread_id(self) -> str:
+        """The thread that the next step works on."""
+        return self._threads[-1]
+
+    def rows(self, conn: Connection) -> Iterator[BlobKey | WriteKey]:
+        """The next rows, until the time of a step is over."""
+        deadline = monotonic() + _STEP_SECONDS
+        if isinstance(self._after, BlobKey):
+            found = conn.execute(sql.BLOBS_AFTER, (self.thread_id, *self._after, _STEP_ROWS))
+            keys: list[BlobKey | WriteKey] = [BlobKey._make(each) for each in found]
+        else:
+            found = conn.execute(sql.WRITES_AFTER, (self.thread_id, *self._after, _STEP_ROWS))
+            keys = [WriteKey._make(each) for each in found]
+        for key in keys:
+            yield key
+            if monotonic() > deadline:
+                return
+
+    def take(self, step: Step) -> None:
+        """Go on behind a step."""
+        self.done_rows += step.rows
+        if step.last is not None:
+            self._after = step.last
+        elif isinstance(self._after, BlobKey):
+            self._after = _FIRST_WRITE
+        else:
+            self._threads.pop()
+            self._after = _FIRST_BLOB
+
+
+def plan(conn: Connection, thread_ids: Sequence[str] | None) -> Walk:
+    """A walk through some threads, or through all, also those that have no checkpoint."""
+    if thread_ids is None:
+        ids = [thread_id for (thread_id,) in conn.execute(sql.SELECT_THREADS_OF_VALUES)]
+    else:
+        ids = list(thread_ids)
+    total = sum(conn.execute(sql.COUNT_VALUES, (thread_id,)).fetchone()[0] for thread_id in ids)
+    return Walk(ids, total)
