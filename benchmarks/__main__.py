@@ -11,9 +11,12 @@ from time import perf_counter
 
 from benchmarks import (
     chart,
+    compaction,
     environment,
     files,
     graphs,
+    history,
+    history_reads,
     processes,
     reads,
     report,
@@ -25,10 +28,20 @@ from benchmarks import (
 )
 from benchmarks.benchmark import Benchmark, Result, Scale
 
+GROUPS = (
+    writes,
+    tasks,
+    reads,
+    graphs,
+    files,
+    history,
+    history_reads,
+    compaction,
+    processes,
+    stalls,
+)
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark
-    for group in (writes, tasks, reads, graphs, files, processes, stalls)
-    for benchmark in group.BENCHMARKS
+    benchmark.name: benchmark for group in GROUPS for benchmark in group.BENCHMARKS
 }
 
 

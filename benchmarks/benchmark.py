@@ -46,8 +46,11 @@ class Bar:
     @property
     def compared(self) -> str:
         """What the number stands for, in two or three words."""
-        level = self.ours.partition(" ")[2]
-        return f"{level} ÷ {self.against.partition(' ')[0]}" if self.against else level
+        who, _, how = self.ours.partition(" ")
+        if self.against is None:
+            return how
+        other, _, other_how = self.against.partition(" ")
+        return f"{how} ÷ {other_how if other == who else other}"
 
     def __str__(self) -> str:
         return f"{'≥' if self.at_least else '≤'} {self.limit:g}"

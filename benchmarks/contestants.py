@@ -28,6 +28,7 @@ Saver = Any
 
 OURS_NORMAL = "ours NORMAL"
 OURS_FULL = "ours FULL"
+OURS_FULL_HISTORY = "ours full history"
 OFFICIAL_NORMAL = "official NORMAL"
 OFFICIAL_FULL = "official FULL"
 IN_MEMORY = "InMemorySaver"
@@ -92,22 +93,22 @@ class Contestant(ABC):
 class Ours(Contestant):
     """This library; `NORMAL` is its default."""
 
-    def __init__(self, name: str, pragmas: dict[str, str] | None) -> None:
+    def __init__(self, name: str, **options: Any) -> None:
         self.name = name
-        self._pragmas = pragmas
+        self._options = options
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Saver]:
         from langgraph_sqlite_saver import SqliteSaver
 
-        with SqliteSaver(path, pragmas=self._pragmas) as saver:
+        with SqliteSaver(path, **self._options) as saver:
             yield saver
 
     @asynccontextmanager
     async def open_async(self, path: Path) -> AsyncIterator[Saver]:
         from langgraph_sqlite_saver import AsyncSqliteSaver
 
-        async with AsyncSqliteSaver(path, pragmas=self._pragmas) as saver:
+        async with AsyncSqliteSaver(path, **self._options) as saver:
             yield saver
 
 
@@ -224,8 +225,9 @@ class BareWriter:
 CONTESTANTS: dict[str, Contestant] = {
     contestant.name: contestant
     for contestant in (
-        Ours(OURS_NORMAL, None),
-        Ours(OURS_FULL, {"synchronous": "FULL"}),
+        Ours(OURS_NORMAL),
+        Ours(OURS_FULL, pragmas={"synchronous": "FULL"}),
+        Ours(OURS_FULL_HISTORY, history="full"),
         Official(OFFICIAL_NORMAL, "PRAGMA synchronous=NORMAL"),
         Official(OFFICIAL_FULL, None),
         InMemory(),

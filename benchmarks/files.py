@@ -76,6 +76,11 @@ def _megabytes_of(contestant: Contestant, path: Path, pairs: list[Pair]) -> floa
             writer.put(pair)
             if pair.writes:
                 writer.put_writes(pair)
+    return megabytes(path)
+
+
+def megabytes(path: Path) -> float:
+    """What a file weighs, with what was left beside it."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")) / 1_000_000
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.benchmark import Benchmark, Measure, Measurement, Result, Scale
+from benchmarks.benchmark import Benchmark, Measure, Measurement, Metric, Result, Scale
 from benchmarks.contestants import CONTESTANTS
 
 Measurements = dict[str, list[Measurement]]
@@ -43,14 +43,16 @@ def _measure_once(benchmark: Benchmark, measure: Measure, name: str) -> Measurem
 
 
 def _results(benchmark: Benchmark, taken: Measurements) -> list[Result]:
-    return [
-        Result(
-            benchmark,
-            metric,
-            {name: [round_[metric.key] for round_ in rounds] for name, rounds in taken.items()},
-        )
-        for metric in benchmark.metrics
-    ]
+    return [Result(benchmark, metric, _of(metric, taken)) for metric in benchmark.metrics]
+
+
+def _of(metric: Metric, taken: Measurements) -> dict[str, list[float]]:
+    """The rounds of a metric, without those who did not measure it."""
+    return {
+        name: [round_[metric.key] for round_ in rounds]
+        for name, rounds in taken.items()
+        if all(metric.key in round_ for round_ in rounds)
+    }
 
 
 @contextmanager

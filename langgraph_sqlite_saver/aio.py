@@ -31,6 +31,7 @@ from .checkpoints import (
     delta,
     listing,
     overview,
+    pending,
     reading,
     retention,
     versions,
@@ -192,8 +193,8 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Async `SqliteSaver.put_writes`."""
-        request = writing.prepare_writes(self, config, writes, task_id, task_path)
-        await self.database.write(writing.put_writes, request)
+        request = pending.prepare_writes(self, config, writes, task_id, task_path)
+        await self.database.write(pending.put_writes, request)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -202,7 +203,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         if not (names := delta.checked_channels(channels)):
             return {}
         place = address_of(config)
-        return await self.database.read(delta.get_history, self.serde, place, names)
+        return await self.database.read(delta.get_history, self, place, names)
 
     # Deleting and copying.
 
@@ -271,8 +272,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     ) -> Sequence[Damage]:
         """Async `SqliteSaver.check`; `progress` is called in the loop."""
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        damages = [] if ids is not None else await self.database.read(checking.check_file)
-        checker = checking.Checker(self.serde, await self.database.read(walking.plan, ids), damages)
+        checker = await self.database.read(checking.begin, self.serde, ids)
         while not checker.walk.done:
             checker.take(await self.database.read(checker.step), progress)
         return checker.damages

@@ -31,6 +31,7 @@ from .checkpoints import (
     delta,
     listing,
     overview,
+    pending,
     reading,
     retention,
     versions,
@@ -210,8 +211,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Save a task's writes on the checkpoint that `config` names: all, or none on an error."""
-        request = writing.prepare_writes(self, config, writes, task_id, task_path)
-        self.database.write(writing.put_writes, request)
+        request = pending.prepare_writes(self, config, writes, task_id, task_path)
+        self.database.write(pending.put_writes, request)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -220,7 +221,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         if not (names := delta.checked_channels(channels)):
             return {}
         place = address_of(config)
-        return self.database.read(delta.get_history, self.serde, place, names)
+        return self.database.read(delta.get_history, self, place, names)
 
     # Deleting and copying.
 
@@ -312,8 +313,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             progress: Called as `progress(values_done, values_total)`; may raise to stop.
         """
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        damages = [] if ids is not None else self.database.read(checking.check_file)
-        checker = checking.Checker(self.serde, self.database.read(walking.plan, ids), damages)
+        checker = self.database.read(checking.begin, self.serde, ids)
         while not checker.walk.done:
             checker.take(self.database.read(checker.step), progress)
         return checker.damages

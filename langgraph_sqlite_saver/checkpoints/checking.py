@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import NamedTuple
@@ -12,9 +14,10 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from . import sql
 from .compacting import Progress
 from .contents import Contents
-from .errors import DamagedError, SerializationError
-from .values import EMPTY, loads
-from .walking import BlobKey, Step, Walk, WriteKey
+from .errors import DamagedError
+from .history import Place
+from .values import inner, loads
+from .walking import BlobKey, Step, Walk, WriteKey, plan
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Damage:
     Attributes:
         reason: What is wrong.
         thread_id, checkpoint_ns: Where; None for damage to the file itself.
-        channel: Whose value it is; None where it is a checkpoint.
-        version: The value's version; None for a pending write or a checkpoint.
+        channel, version: Which value; None for a pending write or a checkpoint.
         checkpoint_id: The checkpoint, or the one that the pending write belongs to.
+        task_id: The task whose pending write it is.
     """
 
     reason: str
@@ -35,6 +38,7 @@ class Damage:
     channel: str | None = None
     version: str | None = None
     checkpoint_id: str | None = None
+    task_id: str | None = None
 
 
 class Checked(NamedTuple):
@@ -62,57 +66,71 @@ class Checker:
     def step(self, conn: Connection) -> Checked:
         """Read some values."""
         thread_id = self.walk.thread_id
-        contents: dict[str, Contents] = {}
+        contents = Contents(conn, self._serde, (thread_id, ""))
         damages: list[Damage] = []
         last, rows = None, 0
-        for last in self.walk.rows(conn):
-            rows += 1
-            ns = last.checkpoint_ns
-            if ns not in contents:
-                contents = {ns: Contents(conn, self._serde, (thread_id, ns))}
-            if isinstance(last, BlobKey):
-                damage = self._blob(contents[ns], thread_id, last)
-            else:
-                damage = self._write(conn, contents[ns], thread_id, last)
-            if damage is not None:
-                damages.append(damage)
+        try:
+            for last in self.walk.rows(conn):
+                rows += 1
+                if contents.place[1] != last.checkpoint_ns:
+                    contents = Contents(conn, self._serde, (thread_id, last.checkpoint_ns))
+                damages += self._damages_at(conn, contents, last)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:  # not even the keys can be read: go on behind them
+            return Checked(Step(None, rows), [*damages, Damage(str(error), thread_id)])
         return Checked(Step(last, rows), damages)
 
-    def _blob(self, contents: Contents, thread_id: str, key: BlobKey) -> Damage | None:
+    def _damages_at(
+        self, conn: Connection, contents: Contents, key: BlobKey | WriteKey
+    ) -> Iterator[Damage]:
         try:
-            row = contents.find(key.channel, key.version)
-            if row is not None and row.kind != EMPTY:
-                loads(self._serde, key.channel, *contents.value(row))
-        except (SerializationError, sqlite3.DatabaseError) as error:
-            return Damage(_reason(error), thread_id, *key)
-        return None
+            if isinstance(key, BlobKey):
+                self._read_blob(contents, key)
+            else:
+                self._read_write(conn, contents, key)
+        except sqlite3.OperationalError:  # locked, interrupted: says nothing of the value
+            raise
+        except Exception as error:
+            reason = error.reason if isinstance(error, DamagedError) else str(error)
+            yield _damage(conn, reason, contents.place, key)
 
-    def _write(
-        self, conn: Connection, contents: Contents, thread_id: str, key: WriteKey
-    ) -> Damage | None:
-        channel = None
-        try:
-            row = conn.execute(
-                sql.SELECT_WRITE, (thread_id, key.checkpoint_ns, *key[1:])
-            ).fetchone()
-            if row is not None:
-                channel = row[0]
-                loads(self._serde, channel, *contents.written(*row))
-        except (SerializationError, sqlite3.DatabaseError) as error:
-            return Damage(
-                _reason(error), thread_id, key.checkpoint_ns, channel, None, key.checkpoint_id
-            )
-        return None
+    def _read_blob(self, contents: Contents, key: BlobKey) -> None:
+        row = contents.find(key.channel, key.version)
+        if row is not None and row.blob is not None:
+            loads(inner(self._serde), key.channel, *contents.value(row))
+
+    def _read_write(self, conn: Connection, contents: Contents, key: WriteKey) -> None:
+        row = conn.execute(sql.SELECT_WRITE, (*contents.place, *key[1:])).fetchone()
+        if row is not None:
+            loads(inner(self._serde), row[0], *contents.written(*row))
 
 
-def _reason(error: Exception) -> str:
-    return error.reason if isinstance(error, DamagedError) else str(error)
+def _damage(conn: Connection, reason: str, place: Place, key: BlobKey | WriteKey) -> Damage:
+    if isinstance(key, BlobKey):
+        return Damage(reason, *place, key.channel, key.version)
+    channel = None
+    with suppress(sqlite3.DatabaseError):
+        (channel,) = conn.execute(sql.SELECT_CHANNEL_OF_WRITE, (*place, *key[1:])).fetchone()
+    return Damage(reason, *place, channel, checkpoint_id=key.checkpoint_id, task_id=key.task_id)
 
 
-def check_file(conn: Connection) -> list[Damage]:
-    """What is wrong with the file as SQLite sees it, and with the JSON of checkpoints."""
-    found = [Damage(text) for (text,) in conn.execute("PRAGMA quick_check") if text != "ok"]
-    for thread_id, ns, checkpoint_id in conn.execute(sql.SELECT_NO_JSON):
-        reason = "the JSON of the checkpoint or its metadata is damaged"
-        found.append(Damage(reason, thread_id, ns, checkpoint_id=checkpoint_id))
-    return found
+def begin(conn: Connection, serde: SerializerProtocol, thread_ids: Sequence[str] | None) -> Checker:
+    """Look at the file as SQLite sees it, and at the JSON of checkpoints; then values can be read.
+
+    Only the threads' JSON where some are named.
+    """
+    damages: list[Damage] = []
+    try:
+        if thread_ids is None:
+            damages += [Damage(text) for (text,) in conn.execute("PRAGMA quick_check")]
+            damages = [each for each in damages if each.reason != "ok"]
+        for thread_id in [None] if thread_ids is None else thread_ids:
+            for thread, ns, checkpoint_id in conn.execute(sql.SELECT_NO_JSON, (thread_id,)):
+                reason = "its JSON, or that of its metadata, is damaged"
+                damages.append(Damage(reason, thread, ns, checkpoint_id=checkpoint_id))
+        return Checker(serde, plan(conn, thread_ids), damages)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        return Checker(serde, Walk([], 0, (0, 0)), [*damages, Damage(str(error))])

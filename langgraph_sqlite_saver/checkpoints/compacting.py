@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import NamedTuple
 
 from . import jsontext, sql
 from .contents import Contents, Stored
-from .history import (
+from .encoding import (
     SMALL,
     Chain,
     Encoded,
-    Encoder,
     Link,
+    base_of_next,
     encode,
     encode_write,
+    largest_base,
     largest_carried,
     plain,
 )
-from .values import EMPTY, blob_keys, load_notes
+from .errors import SerializationError
+from .history import Encoder
+from .values import blob_keys, load_notes
 from .walking import BlobKey, Step, Walk, WriteKey
 
 Progress = Callable[[int, int], None]
@@ -75,10 +79,11 @@ class Compactor:
         last, rows = None, 0
         for last in self.walk.rows(conn):
             rows += 1
-            if isinstance(last, BlobKey):
-                rewriting.blob(last)
-            else:
-                rewriting.write(last)
+            with suppress(SerializationError):  # what cannot be read stays as it is: see check()
+                if isinstance(last, BlobKey):
+                    rewriting.blob(last)
+                else:
+                    rewriting.write(last)
         return Changed(Step(last, rows), rewriting.count, rewriting.before, rewriting.after)
 
 
@@ -103,7 +108,7 @@ class _Rewriting:
         """Store a blob as a difference from those before it, or whole, as the history is set."""
         self._go_to(key.checkpoint_ns)
         row = self._contents.find(key.channel, key.version)
-        if row is None or row.kind == EMPTY:
+        if row is None or row.blob is None:
             return
         if self._encoder.history.full:
             if row.size is not None:
@@ -111,6 +116,8 @@ class _Rewriting:
                 self._rewrite(row, encoded)
         elif row.base is None and (row.size or len(row.blob)) >= SMALL:
             self._difference(row)
+        else:
+            self._chain = ("", ())
 
     def _difference(self, row: Stored) -> None:
         value = self._contents.value(row)
@@ -126,15 +133,20 @@ class _Rewriting:
         self._chain = (row.channel, (link, *rest))
 
     def _chain_before(self, row: Stored) -> Chain:
+        """The chain of the version before, with the base of this one at hand."""
         channel, chain = self._chain
-        if channel == row.channel and chain:
-            return chain
-        key = (*self._place, row.channel, row.version)
-        (version,) = self._conn.execute(sql.VERSION_BEFORE, key).fetchone()
-        before = self._contents.find(row.channel, version) if version else None
-        if before is None or before.token is None:
+        if channel != row.channel or not chain:
+            key = (*self._place, row.channel, row.version)
+            (version,) = self._conn.execute(sql.VERSION_BEFORE, key).fetchone()
+            before = self._contents.find(row.channel, version) if version else None
+            chain = self._contents.chain(before)[1] if before and before.token else ()
+        if not chain:
             return ()
-        return self._contents.chain(before)[1]
+        base = chain[base_of_next(chain)]
+        if base.data is not None:
+            return chain
+        data = self._contents.carried([(row.channel, base.version)])
+        return tuple(link._replace(data=data) if link is base else link for link in chain)
 
     def _rewrite(self, row: Stored, encoded: Encoded) -> Stored:
         token = encoded.token if row.token is None else row.token
@@ -152,23 +164,25 @@ class _Rewriting:
     def write(self, key: WriteKey) -> None:
         """Let a pending write rest on its checkpoint's values, or store it whole."""
         self._go_to(key.checkpoint_ns)
-        row = self._conn.execute(sql.SELECT_WRITE, (*self._place, *key[1:])).fetchone()
-        if row is None or (row[3] is None and len(row[2]) < SMALL):
+        write = self._conn.execute(sql.SELECT_WRITE, (*self._place, *key[1:])).fetchone()
+        if write is None:
             return
-        serde = self._encoder.serde
-        value = self._contents.written(*row)
-        if self._encoder.history.full:
+        channel, _, blob, base, size = write
+        full, serde = self._encoder.history.full, self._encoder.serde
+        if size is None if full else (base is not None or (size or len(blob)) < SMALL):
+            return
+        value = self._contents.written(*write)
+        if full:
             encoded = plain(serde, value)
-        elif row[3] is None:
-            encoded, _ = encode_write(serde, value, self._links(key, len(value[1])))
         else:
-            return
-        if self._encoder.history.full or len(encoded.blob) < len(row[2]):
+            links = self._links(key, channel, len(value[1]))
+            encoded, _ = encode_write(serde, channel, value, links)
+        if full or len(encoded.blob) < len(blob):
             self._conn.execute(sql.REBASE_WRITE, (*self._place, *key[1:], *encoded[:4]))
-            self._count(row[2], encoded.blob)
+            self._count(blob, encoded.blob)
 
-    def _links(self, key: WriteKey, size: int) -> dict[str, Link]:
-        """The values of a write's checkpoint that it may hold."""
+    def _links(self, key: WriteKey, written: str, size: int) -> dict[str, Link]:
+        """The values of a write's checkpoint that it may hold, or be part of."""
         address = (*self._place, key.checkpoint_id)
         found = self._conn.execute(sql.SELECT_LINEAGE, address).fetchone()
         links: dict[str, Link] = {}
@@ -177,7 +191,8 @@ class _Rewriting:
         keys = blob_keys(jsontext.load_checkpoint(found[0]), load_notes(found[1]))
         for channel, version in keys.items():
             row = self._contents.find(channel, version)
-            if row and row.token and (row.size or len(row.blob)) <= largest_carried(size):
-                data = self._contents.carried({channel: version})
+            most = largest_base(size) if channel == written else largest_carried(size)
+            if row and row.token and (row.size or len(row.blob)) <= most:
+                data = self._contents.carried([(channel, version)])
                 links[channel] = Link(version, row.token, 0, "", data)
         return links

@@ -63,6 +63,12 @@ def stored_text(text: str, what: str) -> str:
     )
 
 
+def check_channel(channel: Any) -> None:
+    if not isinstance(channel, str):
+        raise InvalidTypeError(f"a channel's name, in values and writes, is a str, not {channel!r}")
+    stored_text(channel, "channel")
+
+
 def thread_keys(thread_ids: Sequence[Any], what: str = "thread_ids") -> list[str]:
     """Several ids; a bare string, whose letters would be taken for ids, is refused."""
     if isinstance(thread_ids, (str, bytes)):

@@ -12,14 +12,19 @@ import orjson
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from . import sql
+from .differences import PREFACE, Difference, parse
+from .encoding import FRAME, Chain, Link, base_of_next, mark_of
 from .errors import DamagedError, SerializationError
-from .frames import FrameError, decompress
-from .history import FRAME, Chain, History, Link, Place, base_of_next
+from .frames import MAGIC, FrameError, decompress
+from .history import History, Place
 from .jsontext import parameter
-from .values import EMPTY, Blob, unseal
+from .values import Blob, unseal
 
 # What is kept decoded of one namespace's values, in bytes: bases that several of them share.
 _KEPT_BYTES = 32_000_000
+
+# Chains are about log2(n) long. One that is much longer was not made by us, and may have no end.
+_LONGEST_CHAIN = 200
 
 
 class Stored(NamedTuple):
@@ -41,9 +46,9 @@ class Contents:
     def __init__(self, conn: Connection, serde: SerializerProtocol, place: Place) -> None:
         self._conn = conn
         self._serde = serde
-        self._place = place
+        self.place = place
         self._rows: dict[tuple[str, str], Stored] = {}
-        self._decoded: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._decoded: OrderedDict[tuple[str, str], Blob] = OrderedDict()
         self._bytes = 0
 
     def load(
@@ -57,25 +62,29 @@ class Contents:
         rows = [Stored._make(row) for row in self._select(sql.SELECT_BLOBS, keys)]
         known = {row.channel: self._known(row, history) for row in rows if row.token is not None}
         self.fetch([row for row in rows if row.base is not None and not known[row.channel]])
-        learnt: dict[str, Chain] = {}
         for row in rows:
-            if row.kind == EMPTY:
+            if row.blob is None:
                 continue
             if link := known.get(row.channel):
                 yield row.channel, link.kind, link.data or b""
-                continue
-            if row.token is None or (history.chain(self._place, row.channel) and not newest):
+            elif newest or not history.chain(self.place, row.channel):
+                yield row.channel, *self.learn(row, history)
+            else:
                 yield row.channel, *self.value(row)
-                continue
-            value, learnt[row.channel] = self.chain(row)
-            yield row.channel, *value
-        history.remember(self._place, learnt)
+
+    def learn(self, row: Stored, history: History) -> Blob:
+        """A row's value, whose chain `history` then knows."""
+        if row.token is None:
+            return self.value(row)
+        value, chain = self.chain(row)
+        history.remember(self.place, {row.channel: chain})
+        return value
 
     def _select(self, statement: str, keys: object) -> Iterable[Any]:
-        return self._conn.execute(statement, (parameter(keys), *self._place)).fetchall()
+        return self._conn.execute(statement, (parameter(keys), *self.place)).fetchall()
 
     def _known(self, row: Stored, history: History) -> Link | None:
-        for link in history.chain(self._place, row.channel) or ():
+        for link in history.chain(self.place, row.channel) or ():
             if link.token == row.token and link.data is not None:
                 return link
         return None
@@ -92,7 +101,7 @@ class Contents:
         """The row of a version, if there is one."""
         row = self._rows.get((channel, version))
         if row is None:
-            key = (*self._place, channel, version)
+            key = (*self.place, channel, version)
             columns = self._conn.execute(sql.SELECT_BLOB, key).fetchone()
             if columns is None:
                 return None
@@ -105,37 +114,30 @@ class Contents:
 
     def value(self, row: Stored) -> Blob:
         """A row's value: its type and bytes."""
-        if row.base is None:
-            return self._open(row, b"")
-        path = self._path(row)
-        data = b""
-        for each in reversed(path):
-            key = (each.channel, each.version)
-            if each is row:
-                return self._open(each, data)
-            if (decoded := self._decoded.get(key)) is not None:
-                self._decoded.move_to_end(key)
-                data = decoded
-            else:
-                data = self._open(each, data)[1]
-                self._keep(key, data)
-        raise AssertionError("a path ends with its row")
+        if row.size is None:
+            return self.open(row)
+        value = self.decoded(row)
+        if value is None:
+            value = Path(self, self._rows_down_from(row)).value(0)
+            self._keep(row, value)
+        return value
 
     def chain(self, row: Stored) -> tuple[Blob, Chain]:
         """A row's value, and what a next version may rest on: nothing where the row has no token.
 
-        Of very large values only the bytes that the next version needs are kept.
+        Of the values only this one's bytes and those that the next version rests on are kept.
         """
-        path = self._path(row)
-        links = [Link(r.version, r.token or 0, r.number or 0, "", None) for r in path]
-        needed = base_of_next(tuple(links))
-        kind, data, left = "", b"", _KEPT_BYTES
-        for position in reversed(range(len(path))):
-            kind, data = self._open(path[position], data)
-            left -= len(data)
-            if left >= 0 or position == needed:
-                links[position] = links[position]._replace(kind=kind, data=data)
-        return (kind, data), tuple(links) if row.token is not None else ()
+        rows = self._rows_down_from(row)
+        path = Path(self, rows)
+        value = path.value(0)
+        if row.token is None or "+" in value[0]:  # enciphered, and we have not the key
+            return value, ()
+        links = [Link(each.version, each.token or 0, each.number or 0, "", None) for each in rows]
+        links[0] = links[0]._replace(kind=value[0], data=value[1])
+        if needed := base_of_next(tuple(links)):
+            kind, data = path.value(needed)
+            links[needed] = links[needed]._replace(kind=kind, data=data)
+        return value, tuple(links)
 
     def newest_chains(self, channels: Sequence[str]) -> dict[str, Chain]:
         """The chains of the newest versions; empty where there is none, or it cannot be read."""
@@ -144,69 +146,176 @@ class Contents:
         rows = [row for row in rows if row.token is not None]
         self.fetch(rows)
         for row in rows:
-            with suppress(DamagedError):
+            with suppress(SerializationError):
                 chains[row.channel] = self.chain(row)[1]
         return chains
 
-    def _path(self, row: Stored) -> list[Stored]:
+    def _rows_down_from(self, row: Stored) -> list[Stored]:
         """A row and those it rests on, down to the whole one."""
-        path, seen = [row], {row.version}
-        while (base := path[-1].base) is not None:
+        rows, seen = [row], {row.version}
+        while (base := rows[-1].base) is not None:
             found = self.find(row.channel, base)
             if found is None:
-                raise self._damaged(path[-1], f"its base, version {base}, is missing")
-            if found.version in seen:
-                raise self._damaged(row, "it rests on itself")
+                raise self.damaged(rows[-1], f"its base, version {base}, is missing")
+            if found.version in seen or len(rows) > _LONGEST_CHAIN:
+                raise self.damaged(row, "what it rests on comes to no end")
             seen.add(found.version)
-            path.append(found)
-        return path
+            rows.append(found)
+        return rows
 
-    def _open(self, row: Stored, base: bytes) -> Blob:
-        try:
-            return opened(self._serde, row.channel, row.kind, row.blob, base)
-        except (FrameError, SerializationError) as error:
-            raise self._damaged(row, str(error)) from error
+    def decoded(self, row: Stored) -> Blob | None:
+        """A row's value, if it was decoded before and is still at hand."""
+        key = (row.channel, row.version)
+        if key not in self._decoded:
+            return None
+        self._decoded.move_to_end(key)
+        return self._decoded[key]
 
-    def _keep(self, key: tuple[str, str], data: bytes) -> None:
-        self._decoded[key] = data
-        self._bytes += len(data)
+    def _keep(self, row: Stored, value: Blob) -> None:
+        self._decoded[row.channel, row.version] = value
+        self._bytes += len(value[1])
         while self._bytes > _KEPT_BYTES:
-            _, dropped = self._decoded.popitem(last=False)
+            _, (_, dropped) = self._decoded.popitem(last=False)
             self._bytes -= len(dropped)
 
-    def _damaged(self, row: Stored, reason: str) -> DamagedError:
-        return DamagedError(*self._place, row.channel, row.version, reason)
+    def open(self, row: Stored) -> Blob:
+        """What a row holds, deciphered; its type without what says how it is stored."""
+        if not isinstance(row.kind, str) or not isinstance(row.blob, bytes):
+            raise self.damaged(row, "its columns hold other things than they should")
+        kind, data = unseal(self._serde, row.channel, row.kind, row.blob)
+        if row.size is None:
+            return kind, data
+        if "+" in kind and not data.startswith(MAGIC, 0 if row.base is None else PREFACE):
+            raise SerializationError(
+                f"the stored value of channel {row.channel!r} ({row.kind}) is enciphered. "
+                "Give the saver the serde, and the key, that it was saved with."
+            )
+        return kind[len(FRAME) :], data
 
-    def written(self, channel: str, kind: str, blob: bytes, base: str | None) -> Blob:
+    def damaged(self, row: Stored, reason: str) -> DamagedError:
+        return DamagedError(*self.place, row.channel, row.version, reason)
+
+    def written(
+        self, channel: str, kind: str, blob: bytes, base: str | None, size: int | None
+    ) -> Blob:
         """A pending write's value: its type and bytes."""
-        carried = self.carried(orjson.loads(base)) if base else b""
+        row = Stored(channel, "of a pending write", kind, blob, base, size, None, None)
+        kind, data = self.open(row)
         try:
-            return opened(self._serde, channel, kind, blob, carried)
-        except (FrameError, SerializationError) as error:
-            raise DamagedError(*self._place, channel, "of a pending write", str(error)) from error
+            if size is None:
+                return kind, data
+            if base is None:
+                return kind, decompress(data)
+            keys = load_base(base)
+            carried = self.carried(keys)
+            found = parse(data, lambda start, stop: carried[start:stop])
+            if found.mark != self.mark(keys):
+                raise FrameError("what it rests on is not what it was")
+            head, rest = found.rest[: found.head], found.rest[found.head :]
+            common = carried[found.start : found.stop]
+            return kind, b"".join((head, common, rest, carried[found.resume :]))
+        except (FrameError, ValueError) as error:  # ValueError: the JSON of `base`
+            raise self.damaged(row, str(error)) from error
 
-    def carried(self, keys: Mapping[str, str]) -> bytes:
-        """The bytes of the values under `keys`, channel -> version, one after the other."""
-        return b"".join(self._bytes_of(*key) for key in keys.items())
+    def carried(self, keys: Iterable[tuple[str, str]]) -> bytes:
+        """The bytes of the values under `keys`, (channel, version), one after the other."""
+        return b"".join(self.value(self._found(*key))[1] for key in keys)
 
-    def _bytes_of(self, channel: str, version: str) -> bytes:
-        if (decoded := self._decoded.get((channel, version))) is not None:
-            return decoded
+    def mark(self, keys: Iterable[tuple[str, str]]) -> int:
+        """The mark of those values together."""
+        return mark_of(self._found(*key).token or 0 for key in keys)
+
+    def _found(self, channel: str, version: str) -> Stored:
         row = self.find(channel, version)
         if row is None:
             reason = "it is missing, and a pending write rests on it"
-            raise DamagedError(*self._place, channel, version, reason)
-        data = self.value(row)[1]
-        self._keep((channel, version), data)
-        return data
+            raise DamagedError(*self.place, channel, version, reason)
+        return row
 
 
-def opened(serde: SerializerProtocol, channel: str, kind: str, blob: bytes, base: bytes) -> Blob:
-    """Deciphered and out of the frame; raises FrameError for a damaged one."""
-    kind, data = unseal(serde, channel, kind, blob)
-    if kind.startswith(FRAME):
-        return kind[len(FRAME) :], decompress(data, base)
-    return kind, data
+class Path:
+    """A value and those it rests on, taken apart: any bytes of any of them without the others."""
+
+    def __init__(self, contents: Contents, rows: Sequence[Stored]) -> None:
+        self._contents = contents
+        self._rows = rows
+        self._whole: dict[int, bytes] = {}
+        self._kinds: dict[int, str] = {}
+        self._differences: dict[int, Difference] = {}
+
+    def value(self, position: int) -> Blob:
+        """The value at a position: its type and bytes."""
+        data = self._bytes(position, 0, self._size(position))
+        row = self._rows[position]
+        if row.size is not None and len(data) != row.size:
+            raise self._contents.damaged(row, f"it has {len(data)} bytes instead of {row.size}")
+        return self._kinds[position], data
+
+    def _size(self, position: int) -> int:
+        size = self._rows[position].size
+        if size is None:
+            self._open(position)
+            return len(self._whole[position])
+        return size
+
+    def _bytes(self, position: int, start: int, stop: int) -> bytes:
+        pieces: list[memoryview] = []
+        self._collect(position, start, stop, pieces)
+        return b"".join(pieces)
+
+    def _collect(self, position: int, start: int, stop: int, pieces: list[memoryview]) -> None:
+        """Add where the bytes from `start` to `stop` of the value at a position are."""
+        self._open(position)
+        if (whole := self._whole.get(position)) is not None:
+            pieces.append(memoryview(whole)[start:stop])
+            return
+        found = self._differences[position]
+        at = 0
+        for is_rest, begin, end in (
+            (True, 0, found.head),
+            (False, found.start, found.stop),
+            (True, found.head, len(found.rest)),
+            (False, found.resume, self._size(position + 1)),
+        ):
+            first, last = max(start, at) - at + begin, min(stop, at + end - begin) - at + begin
+            at += end - begin
+            if first >= last:
+                continue
+            if is_rest:
+                pieces.append(memoryview(found.rest)[first:last])
+            else:
+                self._collect(position + 1, first, last, pieces)
+
+    def _open(self, position: int) -> None:
+        if position in self._kinds:
+            return
+        row = self._rows[position]
+        if decoded := self._contents.decoded(row):
+            self._kinds[position], self._whole[position] = decoded
+            return
+        kind, data = self._contents.open(row)
+        try:
+            if row.size is None:
+                self._whole[position] = data
+            elif row.base is None:
+                self._whole[position] = decompress(data)
+            else:
+                self._take_apart(position, data)
+        except FrameError as error:
+            raise self._contents.damaged(row, str(error)) from error
+        self._kinds[position] = kind
+
+    def _take_apart(self, position: int, blob: bytes) -> None:
+        base = self._rows[position + 1]
+        found = parse(blob, lambda start, stop: self._bytes(position + 1, start, stop))
+        if base.token != found.mark:
+            raise FrameError(f"its base, version {base.version}, is not what it was")
+        self._differences[position] = found
+
+
+def load_base(base: str) -> list[tuple[str, str]]:
+    """The (channel, version) that a pending write rests on."""
+    return [(channel, version) for channel, version in orjson.loads(base)]
 
 
 def holds(conn: Connection, place: Place, channel: str, link: Link) -> bool:

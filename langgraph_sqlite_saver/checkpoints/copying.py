@@ -6,7 +6,8 @@ from sqlite3 import Connection
 
 from . import jsontext, sql
 from .contents import Contents, Stored, holds
-from .history import Encoder, Link, Place
+from .encoding import Link
+from .history import Encoder, Place
 from .rebasing import rebased
 from .values import blob_keys, dump_notes, load_notes, no_value, own_version
 from .versions import is_unique
@@ -68,8 +69,9 @@ def _copy_blob(
         found = there.find(channel, key)
         if found is None or there.value(found) == contents.value(row):
             return key
-    alone = encoder.history.alone(encoder.serde, contents.value(row))
-    own = own_version(key, alone[:2])
+    value = contents.value(row)
+    alone = encoder.history.alone(encoder.serde, value)
+    own = own_version(encoder.serde, key, value, alone[:2])
     conn.execute(sql.INSERT_BLOB, (*target, channel, own, *alone))
     return own
 

@@ -18,7 +18,8 @@ from . import jsontext, sql
 from .config import Address, stored_text
 from .contents import Contents, Stored
 from .jsontext import parameter
-from .values import EMPTY, load_notes, loads
+from .reading import Decoder
+from .values import inner, load_notes, loads
 
 
 class Ancestor(NamedTuple):
@@ -71,7 +72,7 @@ class Seeds:
         if (channel, key) in self._absent:
             return _MISSING
         row = self._contents.find(channel, key)
-        if row is None or row.kind == EMPTY:
+        if row is None or row.blob is None:
             self._absent.add((channel, key))
             return _MISSING
         return row
@@ -94,9 +95,10 @@ def checked_channels(channels: Any) -> list[str]:
 
 
 def get_history(
-    conn: Connection, serde: SerializerProtocol, place: Address, channels: Sequence[str]
+    conn: Connection, decoder: Decoder, place: Address, channels: Sequence[str]
 ) -> Mapping[str, DeltaChannelHistory]:
     """Each channel's writes, oldest first, and the value they start from, if one is stored."""
+    serde = decoder.serde
     history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
     checkpoint_id = place.checkpoint_id or _head_id(conn, place)
     if checkpoint_id is None:
@@ -113,7 +115,8 @@ def get_history(
             if value is _MISSING:
                 continue
             if isinstance(value, Stored):  # inline values are JSON's
-                value = loads(serde, channel, *contents.value(value))
+                blob = contents.learn(value, decoder.history)
+                value = loads(inner(serde), channel, *blob)
             history[channel]["seed"] = value
             chain_length[channel] = len(chain)
             open_channels.discard(channel)
@@ -142,7 +145,11 @@ def _add_writes(
     parameters = (*place[:2], parameter(chain), parameter(list(history)))
     found = conn.execute(sql.SELECT_WRITES_OF_CHAIN, parameters).fetchall()
     for checkpoint_id, task_id, channel, *columns in found:
-        write = (task_id, channel, loads(serde, channel, *contents.written(channel, *columns)))
+        write = (
+            task_id,
+            channel,
+            loads(inner(serde), channel, *contents.written(channel, *columns)),
+        )
         writes.setdefault((checkpoint_id, channel), []).append(write)
     for channel, entry in history.items():
         for checkpoint_id in reversed(chain[: chain_length.get(channel, len(chain))]):

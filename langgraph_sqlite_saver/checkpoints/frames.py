@@ -28,12 +28,19 @@ _SMALLEST_LOG, _LARGEST_LOG = 10, 31
 _DECODE: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _LARGEST_LOG}
 
 
+# What every frame begins with.
+MAGIC = b"\x28\xb5\x2f\xfd"
+
+# The shortest dictionary that zstd takes.
+SHORTEST_BASE = 8
+
+
 class FrameError(Exception):
     """A frame is damaged, or the base is not the one it was made with."""
 
 
 def compress(data: bytes, base: bytes = b"") -> bytes:
-    """A frame of `data`; with a base (8 bytes at least), of what it adds to it."""
+    """A frame of `data`; with a base, of at least SHORTEST_BASE bytes, of what it adds to it."""
     if base:
         compressor = zstd.ZstdCompressor(
             options=_with_base(len(data) + len(base)),

@@ -20,7 +20,7 @@ from .config import Address
 from .contents import Contents, Stored
 from .history import History, Place
 from .jsontext import parameter
-from .values import EMPTY, EXTRAS, blob_keys, load_notes, loads
+from .values import EXTRAS, blob_keys, inner, load_notes, loads
 
 # The format from which on a checkpoint holds its pending sends itself.
 SENDS_INSIDE = 4
@@ -69,8 +69,8 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
     if columns is None:
         return None
     row = Row.of(columns)
-    serde = decoder.serde
-    contents = Contents(conn, serde, row[:2])
+    serde = inner(decoder.serde)
+    contents = Contents(conn, decoder.serde, row[:2])
     if keys := row.blob_keys():
         values = row.checkpoint["channel_values"]
         newest = place.checkpoint_id is None
@@ -136,7 +136,7 @@ def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
     contents = _Places(conn, decoder.serde)
     for number, *columns in found:
         value = contents.at(old[int(number)]).written(TASKS, *columns)
-        sends.setdefault(int(number), []).append(loads(decoder.serde, TASKS, *value))
+        sends.setdefault(int(number), []).append(loads(inner(decoder.serde), TASKS, *value))
     for number, values in sends.items():
         versions = old[number].checkpoint["channel_versions"]
         old[number].checkpoint["channel_values"][TASKS] = values
@@ -178,8 +178,8 @@ def load_page(
     format before 4 one more.
     """
     places = _Places(conn, decoder.serde)
-    blob_bytes = _load_blobs(conn, decoder.serde, rows, places)
-    writes, write_bytes = _load_writes(conn, decoder.serde, rows, places)
+    blob_bytes = _load_blobs(conn, inner(decoder.serde), rows, places)
+    writes, write_bytes = _load_writes(conn, inner(decoder.serde), rows, places)
     _complete(conn, decoder, rows)
     tuples = [_to_tuple(row, written) for row, written in zip(rows, writes, strict=True)]
     return tuples, blob_bytes + write_bytes
@@ -200,7 +200,7 @@ def _load_blobs(
         contents.fetch(blob for blob, _ in those)
         # Oldest first: newer versions rest on them.
         for blob, values in sorted(those, key=_by_age):
-            if blob.kind == EMPTY:
+            if blob.blob is None:
                 continue
             kind, data = contents.value(blob)
             size += len(data)

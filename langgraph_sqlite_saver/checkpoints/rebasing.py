@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
-import orjson
-
 from . import jsontext, sql
-from .contents import Contents, Stored
-from .history import Encoder, Link, Place
+from .contents import Contents, Stored, load_base
+from .encoding import Link, dump_base
+from .history import Encoder, Place
 from .jsontext import parameter
 from .values import blob_keys, load_notes
 
@@ -37,7 +36,7 @@ def delete_blobs(conn: Connection, encoder: Encoder, place: Place, doomed: set[K
         if (channel, base) in doomed and (channel, version) not in doomed:
             _rebase_blob(conn, encoder, place, (channel, version), doomed)
     for *key, base in conn.execute(sql.SELECT_BASES_OF_WRITES, place).fetchall():
-        if doomed.intersection(orjson.loads(base).items()):
+        if doomed.intersection(load_base(base)):
             _rebase_write(conn, encoder, place, key, doomed)
     conn.executemany(sql.DELETE_BLOB, [(*place, *key) for key in doomed])
 
@@ -59,8 +58,9 @@ def rebased(
     value, chain = contents.chain(row)
     for link in chain[1:]:
         if is_there(link):
-            base = contents.carried({row.channel: link.version})
-            encoded = encoder.history.resting(encoder.serde, value, base, link.version)
+            base = contents.carried([(row.channel, link.version)])
+            at = link.version, link.token
+            encoded = encoder.history.resting(encoder.serde, value, base, *at)
             break
     else:
         encoded = encoder.history.alone(encoder.serde, value)
@@ -71,10 +71,10 @@ def _rebase_write(
     conn: Connection, encoder: Encoder, place: Place, key: Sequence[Any], doomed: set[Key]
 ) -> None:
     """Let a pending write rest on those of its blobs that stay."""
-    channel, kind, blob, base = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
+    write = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
     contents = Contents(conn, encoder.serde, place)
-    value = contents.written(channel, kind, blob, base)
-    staying = {c: v for c, v in orjson.loads(base).items() if (c, v) not in doomed}
-    data = contents.carried(staying)
-    encoded = encoder.history.resting(encoder.serde, value, data, parameter(staying))
+    value = contents.written(*write)
+    staying = [each for each in load_base(write[3]) if each not in doomed]
+    at = dump_base(staying), contents.mark(staying)
+    encoded = encoder.history.resting(encoder.serde, value, contents.carried(staying), *at)
     conn.execute(sql.REBASE_WRITE, (*place, *key, *encoded[:4]))

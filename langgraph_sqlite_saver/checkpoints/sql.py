@@ -41,12 +41,13 @@ SELECT token FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
-# ?1: {channel: version key}
+# ?1: [[channel, version key], …]
 SELECT_TOKENS = """
 SELECT b.channel, b.token FROM json_each(?1) AS wanted
 CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
-AND b.version = wanted.value
+WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3
+AND b.channel = json_extract(wanted.value, '$[0]')
+AND b.version = json_extract(wanted.value, '$[1]')
 """
 
 SELECT_LINEAGE = """
@@ -124,7 +125,7 @@ AND b.version = (
 
 # In writes_sort_key order.
 SELECT_WRITES = """
-SELECT task_id, channel, type, blob, base FROM checkpoint_writes
+SELECT task_id, channel, type, blob, base, size FROM checkpoint_writes
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 ORDER BY task_path, task_id, idx
 """
@@ -156,7 +157,7 @@ AND b.version = number.value
 
 # ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}; in writes_sort_key order.
 SELECT_WRITES_OF_PAGE = """
-SELECT number.key, w.task_id, w.channel, w.type, w.blob, w.base
+SELECT number.key, w.task_id, w.channel, w.type, w.blob, w.base, w.size
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
@@ -165,7 +166,7 @@ ORDER BY w.task_path, w.task_id, w.idx
 
 # ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}, ?2: the channel of sends
 SELECT_SENDS_OF_PAGE = """
-SELECT number.key, w.type, w.blob, w.base
+SELECT number.key, w.type, w.blob, w.base, w.size
 FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
@@ -191,7 +192,7 @@ SELECT checkpoint_id, checkpoint, blob_versions FROM ancestors
 
 # ?3: [checkpoint_id, …], ?4: [channel, …]
 SELECT_WRITES_OF_CHAIN = """
-SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob, w.base
+SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob, w.base, w.size
 FROM json_each(?3) AS chain
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = chain.value
@@ -290,7 +291,12 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND base IS NOT NULL
 """
 
 SELECT_WRITE = """
-SELECT channel, type, blob, base FROM checkpoint_writes
+SELECT channel, type, blob, base, size FROM checkpoint_writes
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
+"""
+
+SELECT_CHANNEL_OF_WRITE = """
+SELECT channel FROM checkpoint_writes
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
 """
 
@@ -395,15 +401,21 @@ SELECT (SELECT count(*) FROM checkpoint_blobs WHERE thread_id = ?1)
     + (SELECT count(*) FROM checkpoint_writes WHERE thread_id = ?1)
 """
 
-BLOBS_AFTER = """
+NEWEST_ROWS = """
+SELECT (SELECT coalesce(max(rowid), 0) FROM checkpoint_blobs),
+    (SELECT coalesce(max(rowid), 0) FROM checkpoint_writes)
+"""
+
+BLOBS_FROM = """
 SELECT checkpoint_ns, channel, version FROM checkpoint_blobs
-WHERE thread_id = ? AND (checkpoint_ns, channel, version) > (?, ?, ?)
+WHERE thread_id = ? AND (checkpoint_ns, channel, version) >= (?, ?, ?) AND rowid <= ?
 ORDER BY checkpoint_ns, channel, version LIMIT ?
 """
 
-WRITES_AFTER = """
+WRITES_FROM = """
 SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM checkpoint_writes
-WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id, task_id, idx) > (?, ?, ?, ?)
+WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id, task_id, idx) >= (?, ?, ?, ?)
+AND rowid <= ?
 ORDER BY checkpoint_ns, checkpoint_id, task_id, idx LIMIT ?
 """
 
@@ -412,10 +424,13 @@ SELECT max(version) FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version < ?
 """
 
-# Rows whose JSON is damaged.
+# Checkpoints whose JSON is damaged; ?1 is one thread, or NULL for all.
 SELECT_NO_JSON = """
 SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints
-WHERE NOT json_valid(checkpoint) OR NOT json_valid(metadata)
+WHERE (?1 IS NULL OR thread_id = ?1) AND NOT (
+    json_valid(checkpoint) AND json_valid(metadata) AND json_valid(coalesce(blob_versions, '{}'))
+    AND CASE WHEN json_valid(checkpoint) THEN json_type(checkpoint) = 'object' END
+)
 """
 
 # --- threads, stats, expire: these read whole tables

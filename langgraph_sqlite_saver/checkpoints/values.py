@@ -56,9 +56,16 @@ def is_inline(value: Any) -> bool:
     return value is None or kind is bool or (kind is float and math.isfinite(value))
 
 
-def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
-    """Serialise a channel's value; raises SerializationError that names the channel."""
-    plain = serde.serde if _ciphers(serde) else serde
+def inner(serde: SerializerProtocol) -> SerializerProtocol:
+    """What makes bytes of values: the serialiser itself, or the one that a cipher wraps."""
+    return serde.serde if _ciphers(serde) else serde
+
+
+def dumps(plain: SerializerProtocol, value: Any, channel: str) -> Blob:
+    """Serialise a channel's value with an `inner` serialiser.
+
+    Raises SerializationError that names the channel.
+    """
     try:
         kind, data = plain.dumps_typed(value)
     except Exception as error:
@@ -72,9 +79,11 @@ def dumps(serde: SerializerProtocol, value: Any, channel: str) -> Blob:
     return kind, data if type(data) is bytes else bytes(data or b"")
 
 
-def loads(serde: SerializerProtocol, channel: str, kind: str, data: bytes) -> Any:
-    """Read a value's bytes; raises SerializationError that names the channel."""
-    plain = serde.serde if _ciphers(serde) else serde
+def loads(plain: SerializerProtocol, channel: str, kind: str, data: bytes) -> Any:
+    """Read a value's bytes with an `inner` serialiser.
+
+    Raises SerializationError that names the channel.
+    """
     try:
         return plain.loads_typed((kind, data))
     except Exception as error:
@@ -119,16 +128,20 @@ def _unreadable(channel: str, kind: str, error: Exception) -> SerializationError
     )
 
 
-def own_version(version: str, blob: Blob) -> str:
-    """A version of our making, the same for the same bytes."""
-    kind, data = blob
+def own_version(serde: SerializerProtocol, version: str, value: Blob, sealed: Blob) -> str:
+    """A version of our making, the same for the same bytes; enciphered ones have each its own."""
+    return _digested(version, sealed if _ciphers(serde) else value)
+
+
+def _digested(version: str, value: Blob) -> str:
+    kind, data = value
     digest = hashlib.blake2b(data, digest_size=12, key=kind.encode()[:64]).hexdigest()
     return f"{version}~{digest}"
 
 
 def no_value(version: str) -> str:
     """A version key under which nothing is ever stored."""
-    return own_version(version, (EMPTY, b""))
+    return _digested(version, (EMPTY, b""))
 
 
 def blob_keys(checkpoint: Mapping[str, Any], notes: Mapping[str, str]) -> dict[str, str]:

@@ -48,10 +48,13 @@ class Walk:
     An operation goes through `rows`; its caller passes on where that ended once it is committed.
     """
 
-    def __init__(self, thread_ids: Sequence[str], total: int) -> None:
+    def __init__(self, thread_ids: Sequence[str], total: int, newest: tuple[int, int]) -> None:
         self.done_rows, self.total_rows = 0, total
+        # Rows that come later are left out: a busy thread would have no end.
+        self._newest_blob, self._newest_write = newest
         self._threads = list(reversed(thread_ids))
-        self._after: BlobKey | WriteKey = _FIRST_BLOB
+        self._from: BlobKey | WriteKey = _FIRST_BLOB
+        self._last: BlobKey | WriteKey | None = None
 
     @property
     def done(self) -> bool:
@@ -66,13 +69,17 @@ class Walk:
     def rows(self, conn: Connection) -> Iterator[BlobKey | WriteKey]:
         """The next rows, until the time of a step is over."""
         deadline = monotonic() + _STEP_SECONDS
-        if isinstance(self._after, BlobKey):
-            found = conn.execute(sql.BLOBS_AFTER, (self.thread_id, *self._after, _STEP_ROWS))
-            keys: list[BlobKey | WriteKey] = [BlobKey._make(each) for each in found]
+        keys: list[BlobKey | WriteKey]
+        place = (self.thread_id, *self._from)
+        if isinstance(self._from, BlobKey):
+            found = conn.execute(sql.BLOBS_FROM, (*place, self._newest_blob, _STEP_ROWS))
+            keys = [BlobKey._make(each) for each in found]
         else:
-            found = conn.execute(sql.WRITES_AFTER, (self.thread_id, *self._after, _STEP_ROWS))
+            found = conn.execute(sql.WRITES_FROM, (*place, self._newest_write, _STEP_ROWS))
             keys = [WriteKey._make(each) for each in found]
         for key in keys:
+            if key == self._last:
+                continue
             yield key
             if monotonic() > deadline:
                 return
@@ -80,13 +87,14 @@ class Walk:
     def take(self, step: Step) -> None:
         """Go on behind a step."""
         self.done_rows += step.rows
+        self._last = step.last
         if step.last is not None:
-            self._after = step.last
-        elif isinstance(self._after, BlobKey):
-            self._after = _FIRST_WRITE
+            self._from = step.last
+        elif isinstance(self._from, BlobKey):
+            self._from = _FIRST_WRITE
         else:
             self._threads.pop()
-            self._after = _FIRST_BLOB
+            self._from = _FIRST_BLOB
 
 
 def plan(conn: Connection, thread_ids: Sequence[str] | None) -> Walk:
@@ -96,4 +104,4 @@ def plan(conn: Connection, thread_ids: Sequence[str] | None) -> Walk:
     else:
         ids = list(thread_ids)
     total = sum(conn.execute(sql.COUNT_VALUES, (thread_id,)).fetchone()[0] for thread_id in ids)
-    return Walk(ids, total)
+    return Walk(ids, total, conn.execute(sql.NEWEST_ROWS).fetchone())

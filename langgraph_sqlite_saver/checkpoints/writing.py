@@ -1,14 +1,13 @@
-"""Saving: what `put` and `put_writes` store. Values are serialised before an operation starts."""
+"""`put`: saving a checkpoint. Values are serialised before an operation starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from sqlite3 import Connection
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    WRITES_IDX_MAP,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
@@ -18,10 +17,11 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
-from .config import Address, address_of, full_address_of, stored_text
+from .config import Address, address_of, check_channel
 from .contents import Contents, Stored, holds
-from .errors import DamagedError
-from .history import SMALL, Chain, Encoded, Encoder, Link
+from .encoding import SMALL, Chain, Columns, Encoded, Link, small
+from .errors import SerializationError
+from .history import Encoder
 from .jsontext import parameter
 from .lineage import Head, Lineage
 from .rebasing import delete_unreferenced
@@ -32,6 +32,7 @@ from .values import (
     dump_notes,
     dumps,
     inlines,
+    inner,
     is_inline,
     load_notes,
     no_value,
@@ -53,16 +54,16 @@ _JSON_KEYS = {
 _VERSION_TYPES = {str, int, float, type(None)}
 
 
-class Named:
-    """The value of a channel that new_versions names, and the columns it is stored in."""
+class Large:
+    """A value that may rest on older ones, and the columns it is stored in."""
 
-    __slots__ = ("channel", "encoded", "rest", "value", "version")
+    __slots__ = ("channel", "columns", "rest", "value", "version")
 
     def __init__(self, channel: str, version: str, value: Blob) -> None:
         self.channel = channel
         self.version = version
         self.value = value
-        self.encoded: Encoded
+        self.columns: Encoded
         self.rest: Chain  # what it rests on
 
 
@@ -74,15 +75,16 @@ class Put:
         "document",
         "history",
         "homeless",
+        "large",
         "learnt",
         "left_out",
         "metadata",
-        "named",
         "notes",
         "parent_id",
         "place",
         "run_id",
         "serde",
+        "small",
         "text",
         "unknown",
         "unnamed",
@@ -99,8 +101,9 @@ class Put:
         self.document: dict[str, Any] = {}
         self.text = ""  # the document as it is stored
         # Serialised: the channels that new_versions names, with their versions.
-        self.named: list[Named] = []
-        # Those of them whose chains have to be looked up in the file before they are encoded.
+        self.small: list[tuple[str, str, Blob]] = []
+        self.large: list[Large] = []
+        # Those whose chains have to be looked up in the file before they are encoded.
         self.unknown: list[str] = []
         # The chains of what was stored, for the history once it is committed.
         self.learnt: dict[str, Chain] = {}
@@ -134,9 +137,10 @@ def prepare_put(
     if (run_id := merged.get("run_id")) is not None:
         request.run_id = jsontext.cleaned(str(run_id))
     inline = _sort_values(request, checkpoint, new_versions)
-    request.unknown = _unknown(request)
-    if not request.unknown:
-        _encode(request, {})
+    if request.large:
+        request.unknown = _unknown(request)
+        if not request.unknown:
+            _encode(request, {})
     request.document = {**_sort_keys(request, checkpoint), "channel_values": inline}
     request.text = jsontext.dump_checkpoint(request.document)
     saved: RunnableConfig = {
@@ -182,8 +186,7 @@ def _sort_values(
 ) -> dict[str, Any]:
     """The values that lie inline; the others go to where they are stored from."""
     inline: dict[str, Any] = {}
-    serde = request.serde
-    may_inline = inlines(serde)
+    may_inline, serde = inlines(request.serde), inner(request.serde)
     versions = checkpoint.get("channel_versions") or {}
     for channel, value in (checkpoint.get("channel_values") or {}).items():
         if may_inline and is_inline(value):
@@ -191,10 +194,14 @@ def _sort_values(
             continue
         version = versions.get(channel)
         if version is None:
-            _check_channel(channel)
+            check_channel(channel)
             request.homeless.append((channel, dumps(serde, value, channel)))
         elif channel in new_versions:
-            request.named.append(Named(channel, str(version), dumps(serde, value, channel)))
+            blob = dumps(serde, value, channel)
+            if len(blob[1]) < SMALL:
+                request.small.append((channel, str(version), blob))
+            else:
+                request.large.append(Large(channel, str(version), blob))
         else:
             request.unnamed[channel] = (str(version), value)
         if isinstance(value, _DeltaSnapshot):  # PostgresSaver's prune looks for this mark
@@ -202,12 +209,6 @@ def _sort_values(
             request.notes[channel] = str(version)
     _sort_versions(request, checkpoint, new_versions)
     return inline
-
-
-def _check_channel(channel: Any) -> None:
-    if not isinstance(channel, str):
-        raise InvalidTypeError(f"a channel's name, in values and writes, is a str, not {channel!r}")
-    stored_text(channel, "channel")
 
 
 def _sort_versions(
@@ -249,19 +250,18 @@ def _sort_keys(request: Put, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         if key not in _JSON_KEYS and not (is_inline(value) or value == [] or value == {})
     }
     if extras:
-        request.homeless.append((EXTRAS, dumps(request.serde, extras, "pending_sends")))
+        request.homeless.append((EXTRAS, dumps(inner(request.serde), extras, "pending_sends")))
     return document
 
 
 def _unknown(request: Put) -> list[str]:
-    """The channels whose values are worth a base, and of which the history knows nothing."""
+    """The channels whose bases the history has not at hand."""
     if request.history.full:
         return []
     return [
         each.channel
-        for each in request.named
-        if len(each.value[1]) >= SMALL
-        and request.history.chain(request.place, each.channel) is None
+        for each in request.large
+        if request.history.usable(request.place, each.channel) is None
     ]
 
 
@@ -275,9 +275,9 @@ def find_bases(conn: Connection, request: Put) -> None:
 
 def _encode(request: Put, chains: Mapping[str, Chain]) -> None:
     history = request.history
-    for each in request.named:
-        chain = chains.get(each.channel) or history.chain(request.place, each.channel)
-        each.encoded, each.rest = history.encode(request.serde, each.value, chain or ())
+    for each in request.large:
+        chain = chains.get(each.channel) or history.usable(request.place, each.channel)
+        each.columns, each.rest = history.encode(request.serde, each.value, chain or ())
 
 
 def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
@@ -289,8 +289,11 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     stored: dict[str, tuple[str, str]] = {}
     moment = lineage.now(conn)
     request.learnt = {}
-    for each in request.named:
-        _store_named(conn, request, each, notes)
+    for channel, version, blob in request.small:
+        _store(conn, request, channel, version, blob, small(request.serde, blob), notes)
+        stored[channel] = (version, notes.get(channel, version))
+    for each in request.large:
+        _store_large(conn, request, each, notes)
         stored[each.channel] = (each.version, notes.get(each.channel, each.version))
     if request.unnamed or request.left_out:
         known = lineage.parent(request.place, request.parent_id, moment)
@@ -302,9 +305,9 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
         if notes[channel] != (version := str(versions.get(channel))):
             stored[channel] = (version, notes[channel])
     for channel, blob in request.homeless:
-        encoded = request.history.alone(request.serde, blob)
-        notes[channel] = own = own_version("", encoded[:2])
-        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *encoded))
+        columns = request.history.alone(request.serde, blob)
+        notes[channel] = own = own_version(request.serde, "", blob, columns[:2])
+        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *columns))
     row = (
         *request.place,
         request.checkpoint_id,
@@ -320,19 +323,14 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     return Head(request.checkpoint_id, stored, moment)
 
 
-def _store_named(conn: Connection, request: Put, each: Named, notes: dict[str, str]) -> None:
-    encoded, rest = each.encoded, each.rest
+def _store_large(conn: Connection, request: Put, each: Large, notes: dict[str, str]) -> None:
+    columns, rest = each.columns, each.rest
     if rest and not holds(conn, request.place, each.channel, rest[0]):
-        encoded, rest = request.history.alone(request.serde, each.value), ()
-    if _store(conn, request, each.channel, each.version, each.value, encoded, notes):
-        request.learnt.update(_chain_of(each, encoded, rest))
-
-
-def _chain_of(each: Named, encoded: Encoded, rest: Chain) -> dict[str, Chain]:
-    if encoded.token is None:  # too small to rest on
-        return {}
-    link = Link(each.version, encoded.token, encoded.number or 0, *each.value)
-    return {each.channel: (link, *rest)}
+        columns, rest = request.history.alone(request.serde, each.value), ()
+    is_new = _store(conn, request, each.channel, each.version, each.value, columns, notes)
+    if is_new and columns.token is not None:
+        link = Link(each.version, columns.token, columns.number or 0, *each.value)
+        request.learnt[each.channel] = (link, *rest)
 
 
 def _store(
@@ -341,29 +339,29 @@ def _store(
     channel: str,
     version: str,
     value: Blob,
-    encoded: Encoded,
+    columns: Columns,
     notes: dict[str, str],
 ) -> bool:
     """Store a value under its version, or, where that holds another value, under one of ours.
 
     Returns whether it is new under its version.
     """
-    place = request.place
-    if conn.execute(sql.INSERT_BLOB, (*place, channel, version, *encoded)).rowcount:
+    key = (*request.place, channel)
+    if conn.execute(sql.INSERT_BLOB, (*key, version, *columns)).rowcount:
         return True
-    contents = Contents(conn, request.serde, place)
+    contents = Contents(conn, request.serde, request.place)
     found = contents.find(channel, version)
     if found is None or not _has_value(contents, found, value):
         alone = request.history.alone(request.serde, value)
-        notes[channel] = own = own_version(version, alone[:2])
-        conn.execute(sql.INSERT_BLOB, (*place, channel, own, *alone))
+        notes[channel] = own = own_version(request.serde, version, value, alone[:2])
+        conn.execute(sql.INSERT_BLOB, (*key, own, *alone))
     return False
 
 
 def _has_value(contents: Contents, row: Stored, value: Blob) -> bool:
     try:
         return contents.value(row) == value
-    except DamagedError:
+    except SerializationError:
         return False
 
 
@@ -382,9 +380,9 @@ def _store_unnamed(
     for channel, (version, value) in request.unnamed.items():
         parents, key = known.get(channel, (None, version))
         if parents != version or (key != version and key == no_value(version)):
-            blob = dumps(request.serde, value, channel)
-            encoded = request.history.alone(request.serde, blob)
-            _store(conn, request, channel, version, blob, encoded, notes)
+            blob = dumps(inner(request.serde), value, channel)
+            columns = request.history.alone(request.serde, blob)
+            _store(conn, request, channel, version, blob, columns, notes)
         elif key != version:
             notes[channel] = key
     for channel, version in request.left_out.items():
@@ -404,7 +402,7 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
         return {}
     parent = jsontext.load_checkpoint(row[0])
     keys, versions = blob_keys(parent, load_notes(row[1])), parent["channel_versions"]
-    wanted = {channel: keys[channel] for channel in request.unnamed if channel in keys}
+    wanted = [[channel, keys[channel]] for channel in request.unnamed if channel in keys]
     found = conn.execute(sql.SELECT_TOKENS, (parameter(wanted), *place))
     stored = {channel for channel, _ in found} | (keys.keys() & request.left_out.keys())
     return {channel: (str(versions.get(channel)), keys[channel]) for channel in stored}
@@ -418,73 +416,3 @@ def _replace(conn: Connection, request: Put, row: tuple[Any, ...], notes: dict[s
     freed = before.items() - blob_keys(request.document, notes).items()
     if freed:
         delete_unreferenced(conn, request, request.place, set(freed))
-
-
-class Writes:
-    """A task's writes on their way into the file."""
-
-    __slots__ = ("encoded", "history", "keys", "links", "place", "serde", "statement", "values")
-
-    def __init__(self, place: tuple[str, str], encoder: Encoder) -> None:
-        self.place = place
-        self.serde = encoder.serde
-        self.history = encoder.history
-        self.statement = sql.INSERT_WRITE
-        # For each write: its key and channel, its value, and the columns it is stored in.
-        self.keys: list[tuple[str, str, str, str, str, int, str]] = []
-        self.values: list[Blob] = []
-        self.encoded: list[Encoded] = []
-        # The versions that they rest on.
-        self.links: dict[str, Link] = {}
-
-
-def prepare_writes(
-    encoder: Encoder,
-    config: RunnableConfig,
-    writes: Sequence[tuple[str, Any]],
-    task_id: str,
-    task_path: str,
-) -> Writes:
-    """Serialise a task's writes as they are now.
-
-    Ordinary writes keep the first of an index; errors, interrupts and the like (WRITES_IDX_MAP)
-    take the place of what was there.
-    """
-    place = full_address_of(config)
-    if not isinstance(task_id, str) or not isinstance(task_path, str):
-        raise InvalidTypeError("task_id and task_path must be str")
-    key = (*place, stored_text(task_id, "task_id"), stored_text(task_path, "task_path"))
-    try:
-        pairs = [(channel, value) for channel, value in writes]
-    except (TypeError, ValueError):
-        raise InvalidTypeError("writes must be a sequence of (channel, value) pairs") from None
-    request = Writes(place[:2], encoder)
-    special = 0
-    for index, (channel, value) in enumerate(pairs):
-        _check_channel(channel)
-        special += channel in WRITES_IDX_MAP
-        blob = dumps(encoder.serde, value, channel)
-        encoded, links = encoder.history.encode_write(encoder.serde, blob, request.place)
-        request.keys.append((*key, WRITES_IDX_MAP.get(channel, index), channel))
-        request.values.append(blob)
-        request.encoded.append(encoded)
-        request.links.update(links)
-    if special == len(pairs):
-        request.statement = sql.REPLACE_WRITE
-    return request
-
-
-def put_writes(conn: Connection, request: Writes) -> None:
-    """Store a task's writes, all or none."""
-    encoded = request.encoded
-    if request.links and not _are_there(conn, request):
-        encoded = [request.history.alone(request.serde, value) for value in request.values]
-    rows = [(*key, *columns[:4]) for key, columns in zip(request.keys, encoded, strict=True)]
-    conn.executemany(request.statement, rows)
-
-
-def _are_there(conn: Connection, request: Writes) -> bool:
-    """Whether all versions that the writes rest on are in the file, with the values known."""
-    wanted = {channel: link.version for channel, link in request.links.items()}
-    found = dict(conn.execute(sql.SELECT_TOKENS, (parameter(wanted), *request.place)).fetchall())
-    return found == {channel: link.token for channel, link in request.links.items()}

@@ -79,11 +79,20 @@ class Transactions:
         try:
             conn.execute("BEGIN")
             value = op(conn, *args)
-            conn.execute("COMMIT")
         except BaseException:
             self._rollback()
             raise
+        self._end_reading()
         return value
+
+    def _end_reading(self) -> None:
+        try:
+            self.conn.execute("COMMIT")
+        except sqlite3.OperationalError:
+            self._rollback()
+            raise
+        except sqlite3.DatabaseError:  # the file is damaged, and the operation got along with it
+            self._rollback()
 
     def _run_alone(self, job: Job) -> None:
         try:

@@ -14,6 +14,7 @@ def assert_sound(path: Path) -> None:
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert_no_orphans(conn)
+        assert_bases(conn)
 
 
 def assert_no_orphans(conn: sqlite3.Connection) -> None:
@@ -33,6 +34,56 @@ def assert_no_orphans(conn: sqlite3.Connection) -> None:
         used |= {(thread, ns, *home) for home in homes.items()}
     blobs = conn.execute("SELECT thread_id, checkpoint_ns, channel, version FROM checkpoint_blobs")
     assert set(blobs) <= used
+
+
+# Of this package's tables: thread, namespace, channel and version key.
+Key = tuple[str, str, str, str]
+
+
+def assert_bases(conn: sqlite3.Connection) -> int:
+    """What values rest on is there, and in the end a whole value; frames are smaller than values.
+
+    A base has a token: without one nobody would know that it is still the same value. Returns how
+    many rows the longest chain has.
+    """
+    bases, tokens = {}, {}
+    for *key, kind, blob, size, base, token, number in conn.execute(
+        "SELECT thread_id, checkpoint_ns, channel, version, type, length(blob), size, base, token, "
+        "number FROM checkpoint_blobs"
+    ):
+        bases[tuple(key)] = (*key[:3], base) if base is not None else None
+        tokens[tuple(key)] = token
+        assert_frame(kind, blob, size, base)
+        assert (token is None) == (number is None)
+    for key, base in bases.items():
+        assert base is None or tokens.get(base) is not None, f"{key} rests on nothing"
+    longest = max((len(chain_of(key, bases)) for key in bases), default=0)
+    for thread, ns, kind, blob, size, base in conn.execute(
+        "SELECT thread_id, checkpoint_ns, type, length(blob), size, base FROM checkpoint_writes"
+    ):
+        assert_frame(kind, blob, size, base)
+        for channel, version in strict_json(base or "[]"):
+            carried = (thread, ns, channel, version)
+            assert tokens.get(carried) is not None, f"a write rests on {carried}"
+    return longest
+
+
+def assert_frame(kind: str, blob: int, size: int | None, base: str | None) -> None:
+    """What rests on others is so marked; what is says how large its value is, and is not larger."""
+    marked = kind.startswith(("zstd:", "diff:"))
+    assert marked or base is None
+    assert marked == (size is not None)
+    if "+" not in kind:  # a cipher adds to it
+        assert size is None or blob < size
+
+
+def chain_of(key: Key, bases: dict[Key, Key | None]) -> list[Key]:
+    """A blob and those it rests on, down to the whole one."""
+    chain = [key]
+    while (base := bases[chain[-1]]) is not None:
+        assert base not in chain, f"{key} rests on itself: {chain}"
+        chain.append(base)
+    return chain
 
 
 def strict_json(text: str) -> Any:

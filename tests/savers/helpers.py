@@ -5,14 +5,18 @@ Checkpoint number 7 has the id "000007", so that numbers sort as ids do.
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+import random
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver as OfficialSaver
 
 LIST = ["not", "a", "primitive"]  # a value that lies in checkpoint_blobs
@@ -194,3 +198,147 @@ def official_saver(path: Path | str = ":memory:") -> Iterator[OfficialSaver]:
     """langgraph-checkpoint-sqlite's saver, to compare with."""
     with OfficialSaver.from_conn_string(str(path)) as saver:
         yield saver
+
+
+# Values that grow turn by turn, as a chat's do, and how they lie in the file.
+
+_WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+]
+VERSIONS = ["str", "int", "float"]
+
+
+def prose(size: int, seed: object = 0) -> str:
+    """Text of `size` characters that compresses as text does; the same for the same seed."""
+    generator = random.Random(repr(seed))
+    words: list[str] = []
+    while sum(map(len, words)) < size:
+        words += (f"{each}{generator.randrange(100)} " for each in generator.choices(_WORDS, k=50))
+    return "".join(words)[:size]
+
+
+@lru_cache(maxsize=1000)
+def message(turn: int, topic: object = "") -> str:
+    """What is said in a turn: 600 characters that no other turn has."""
+    return prose(600, (turn, topic))
+
+
+def messages(turns: int, topic: object = "") -> list[str]:
+    """What was said until a turn."""
+    return [message(turn, topic) for turn in range(1, turns + 1)]
+
+
+def version(kind: str, number: int) -> Any:
+    """A channel's version of one of the VERSIONS; those of kind "str" are the saver's own."""
+    if kind == "str":
+        return f"{number:032}.{number:016}"
+    return number if kind == "int" else float(number)
+
+
+def converse(
+    saver: Any,
+    turns: int,
+    *,
+    start: int = 1,
+    kind: str = "str",
+    topic: object = "",
+    thread: Any = "t",
+    ns: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Checkpoints `start` to `turns`, each with the `messages` until then in "messages"."""
+    for turn in range(start, turns + 1):
+        save(
+            saver,
+            turn,
+            {"messages": messages(turn, topic)},
+            versions={"messages": version(kind, turn)},
+            parent=turn - 1 or None,
+            thread=thread,
+            ns=ns,
+            metadata={**(metadata or {}), "step": turn},
+        )
+
+
+def expect(
+    saver: Any, turns: int, *, start: int = 1, topic: object = "", thread: Any = "t"
+) -> None:
+    """Assert that every checkpoint of a conversation has what was said until then."""
+    for turn in range(start, turns + 1):
+        assert values(saver, turn, thread) == {"messages": messages(turn, topic)}, turn
+
+
+def everything(saver: Any) -> dict[tuple[str, str, str], Any]:
+    """Each checkpoint that a saver lists, with its pending writes, by thread, namespace and id."""
+    return {tuple(each[0]["configurable"].values()): (each[1], each[4]) for each in dump(saver)}
+
+
+def bases(path: Path, thread: str = "t", channel: str = "messages") -> dict[str, str | None]:
+    """Which version each version of a channel rests on."""
+    query = "SELECT version, base FROM checkpoint_blobs WHERE thread_id = ? AND channel = ?"
+    return dict(rows(path, query, thread, channel))
+
+
+def unsound(path: Path) -> list[tuple[Any, ...]]:
+    """The orphans of a file, values whose base is not there, and values that rest on themselves."""
+    found = orphans(path)
+    base_of = {
+        (*place, version): base and (*place, base)
+        for *place, version, base in rows(
+            path, "SELECT thread_id, checkpoint_ns, channel, version, base FROM checkpoint_blobs"
+        )
+    }
+    for key in base_of:
+        seen, at = set(), key
+        while at is not None and at not in seen:
+            seen.add(at)
+            if at not in base_of:
+                found.append(("missing", *at))
+            at = base_of.get(at)
+        if at is not None:
+            found.append(("cyclic", *at))
+    for thread, ns, base in rows(
+        path, "SELECT thread_id, checkpoint_ns, base FROM checkpoint_writes WHERE base NOT NULL"
+    ):
+        needed = {(thread, ns, *each) for each in json.loads(base)}
+        found += (("missing", *key) for key in needed - base_of.keys())
+    return found
+
+
+def write_version_two(path: Path, turns: int, thread: str = "t") -> None:
+    """A file as the release before differences left it: a conversation, and a pending write."""
+    serde = JsonPlusSerializer()
+    folder = importlib.resources.files("langgraph_sqlite_saver.migrations") / "checkpoints"
+    with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute("CREATE TABLE checkpoint_migrations (v INTEGER PRIMARY KEY)")
+        for number in (1, 2):
+            (script,) = (f for f in folder.iterdir() if f.name.startswith(f"{number:04}_"))
+            conn.executescript(script.read_text())
+            conn.execute("INSERT INTO checkpoint_migrations VALUES (?)", (number,))
+        for turn in range(1, turns + 1):
+            made = checkpoint(turn, {}, {"messages": version("str", turn)})
+            conn.execute(
+                "INSERT INTO checkpoints VALUES (?, '', ?, ?, NULL, ?, '{}', NULL, NULL)",
+                (thread, id_of(turn), id_of(turn - 1 or None), json.dumps(made)),
+            )
+            conn.execute(
+                "INSERT INTO checkpoint_blobs VALUES (?, '', 'messages', ?, ?, ?)",
+                (thread, version("str", turn), *serde.dumps_typed(messages(turn))),
+            )
+        conn.execute(
+            "INSERT INTO checkpoint_writes VALUES (?, '', ?, 'task', '', 0, 'messages', ?, ?)",
+            (thread, id_of(turns), *serde.dumps_typed(messages(turns))),
+        )

@@ -6,6 +6,7 @@ Imported by the child processes too: nothing here needs pytest.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +24,7 @@ def version_at(n: int) -> str:
 
 def versions_at(n: int) -> dict[str, str]:
     """Most channels change at every step; `files` does at every third."""
-    steady = dict.fromkeys(("count", "messages", "picture"), version_at(n))
+    steady = dict.fromkeys(("count", "messages", "picture", "log"), version_at(n))
     return {**steady, "files": version_at(n - n % 3)}
 
 
@@ -33,7 +34,17 @@ def values_at(thread: str, n: int) -> dict[str, Any]:
         "messages": [f"{thread}: {number}" for number in range(max(0, n - 9), n + 1)],
         "picture": f"{thread}/{n}".encode() * 20,
         "files": {"thread": thread, "step": n - n % 3, "text": "x" * 500},
+        "log": log_at(thread, n),
     }
+
+
+def log_at(thread: str, n: int) -> list[str]:
+    """Grows by a line at each step, from 40 lines on (so that it is stored as a difference) to 70.
+
+    The lines have nothing in common.
+    """
+    texts = (f"{thread}: {number}" for number in range(n - n % 30 - 40, n + 1))
+    return [hashlib.blake2b(text.encode()).hexdigest() for text in texts]
 
 
 def checkpoint_at(thread: str, n: int) -> Any:
@@ -58,7 +69,9 @@ def metadata_at(thread: str, n: int) -> Any:
 
 
 def writes_at(thread: str, n: int) -> list[tuple[str, Any]]:
-    return [("messages", [f"{thread}: {n}"]), ("count", n), ("picture", b"p" * 300)]
+    """One of them carries the state along."""
+    carried = {"log": log_at(thread, n), "for": thread}
+    return [("messages", [f"{thread}: {n}"]), ("count", n), ("sends", carried)]
 
 
 TASK = "task"

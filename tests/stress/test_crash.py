@@ -1,8 +1,8 @@
 """Killed at any moment, a process leaves a file in which every operation is whole or absent.
 
-A child process saves, prunes, deletes and copies, notes each operation that returned, and is
-killed with SIGKILL. Then the file is opened again: it must hold exactly what the noted operations
-make, or that and the one operation that each worker had under way.
+A child process saves, prunes, deletes, copies and compacts, notes each operation that returned, and
+is killed with SIGKILL. Then the file is opened again: it must hold exactly what the noted
+operations make, or that and the one operation that each worker had under way.
 
 A kill is not a power cut. What the child wrote is in the operating system's hands, which keeps it;
 this shows that commits are complete and in order, not that they reached the disk (`synchronous`
@@ -80,7 +80,7 @@ def apply(op: Op, model: Model) -> None:
         model.put_writes((place["thread_id"], ""), place["checkpoint_id"], writes, task, "")
     elif op.name == "prune":
         model.prune(op.arguments[0][0], op.options["keep_last"])
-    else:
+    elif op.name != "compact":  # what it stores anew is what was there
         getattr(model, op.name)(*op.arguments)
 
 
@@ -155,11 +155,16 @@ def test_a_killed_process_leaves_every_operation_whole_or_absent(
             task = Task(kind, str(path), str(notes), seed + number, WORKERS)
             kill_after(task, chance.uniform(0.005, 0.08))
             with SqliteSaver(path) as saver:
-                held.update(check_whole_or_absent(saver, task))
+                found = check_whole_or_absent(saver, task)
+                assert saver.check(list(found)) == []
+                held.update(found)
             assert_sound(path)
             noted += notes.stat().st_size if notes.exists() else 0
         with SqliteSaver(path) as saver:  # later kills took nothing from earlier children
             assert {thread: stored(saver, thread) for thread in held} == held
+            assert saver.check() == []
+            stats = saver.stats()
+            assert stats.blob_bytes < 0.5 * stats.logical_blob_bytes, "hardly any differences"
     print(f"{noted} operations had returned")
     assert noted > KILLS, "killed before there was anything to lose"
 

@@ -29,13 +29,20 @@ from stress import steps
 
 @dataclass(frozen=True)
 class Task:
-    """What a child does: `workers` threads (or tasks) on one saver, each with its own program."""
+    """What a child does: `workers` threads (or tasks) on one saver, each with its own program.
+
+    Every fourth stores whole values, so that its successors go on with differences from those.
+    """
 
     kind: str
     path: str
     notes: str
     seed: int
     workers: int
+
+    @property
+    def history(self) -> Any:
+        return "compact" if self.seed % 4 else "full"
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -70,13 +77,15 @@ def program(task: Task, worker: int) -> Iterator[Op]:
             yield Op("copy_thread", (thread, copy))
         elif what < 0.5:
             yield Op("delete_thread", (copy,))
+        elif what < 0.6:
+            yield Op("compact", ([thread, copy],))
 
 
 def work(task: Task) -> None:
     """Work until killed; after each operation its worker's number goes to the notes."""
     notes = os.open(task.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if task.kind == "sync":
-        saver = SqliteSaver(task.path)
+        saver = SqliteSaver(task.path, history=task.history)
         for worker in range(1, task.workers):
             threading.Thread(target=_work_in_thread, args=(saver, task, worker, notes)).start()
         _work_in_thread(saver, task, 0, notes)
@@ -92,7 +101,7 @@ def _work_in_thread(saver: SqliteSaver, task: Task, worker: int, notes: int) -> 
 
 
 async def _work_in_loop(task: Task, notes: int) -> None:
-    saver = AsyncSqliteSaver(task.path)
+    saver = AsyncSqliteSaver(task.path, history=task.history)
 
     async def run(worker: int) -> None:
         with _ending_on_errors():
