@@ -66,31 +66,35 @@ def growth(scale: Scale) -> Iterator[Measure]:
 
 @contextmanager
 def delta_channels(scale: Scale) -> Iterator[Measure]:
-    """A chat of 200 turns in delta channels as deepagents has them; each turn edits a file."""
+    """A coding agent's chat of 200 turns in delta channels, as deepagents has them."""
     agent = delta_agent(scale.pick(TURNS, 6))
 
     def measure(contestant: Contestant, path: Path) -> Measurement:
         _warm_up(agent, contestant, path)
         seconds = converse(agent, contestant, path)
-        head = {"head": _rebuild_head(agent, contestant, path)} if contestant.on_disk else {}
+        head = _rebuild_head(agent, contestant, path) if contestant.on_disk else {}
         return {"seconds": seconds} | _size(contestant, path) | head
 
     yield measure
 
 
-def _rebuild_head(agent: Agent, contestant: Contestant, path: Path, times: int = 5) -> float:
-    """The milliseconds of `graph.get_state` with a saver that has read nothing of it before."""
-    taken = []
+def _rebuild_head(agent: Agent, contestant: Contestant, path: Path, times: int = 5) -> Measurement:
+    """The milliseconds of `graph.get_state`: the first one of a saver, and the next."""
+    first, again = [], []
     for _ in range(times):
         with contestant.open(path) as saver:
             graph = agent.builder.compile(checkpointer=saver)
             saver.get_tuple(config_of("no such thread"))
-            start = perf_counter()
-            state = graph.get_state(CONFIG)
-            taken.append(perf_counter() - start)
+            for taken in (first, again):
+                start = perf_counter()
+                state = graph.get_state(CONFIG)
+                taken.append(perf_counter() - start)
         if len(state.values["messages"]) != agent.messages_per_turn * len(agent.inputs):
             raise LookupError(f"{contestant.name} has lost messages")
-    return statistics.median(taken) * 1_000
+    return {
+        "head": statistics.median(first) * 1_000,
+        "again": statistics.median(again) * 1_000,
+    }
 
 
 @contextmanager
@@ -177,7 +181,8 @@ BENCHMARKS = (
         [
             _size_metric(6),
             _seconds(at_most(0.9, OURS_NORMAL, OFFICIAL_NORMAL)),
-            Metric("head", "ms, get_state", [at_most(1, OURS_NORMAL, OFFICIAL_NORMAL)]),
+            Metric("head", "ms, first get_state", [at_most(1, OURS_NORMAL, OFFICIAL_NORMAL)]),
+            Metric("again", "ms, next get_state", [at_most(1, OURS_NORMAL, OFFICIAL_NORMAL)]),
         ],
         rounds=3,
     ),

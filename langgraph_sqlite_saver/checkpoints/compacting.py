@@ -15,11 +15,9 @@ from .encoding import (
     Chain,
     Encoded,
     Link,
-    base_of_next,
     encode,
     encode_write,
     largest_base,
-    largest_carried,
     plain,
 )
 from .errors import SerializationError
@@ -140,13 +138,7 @@ class _Rewriting:
             (version,) = self._conn.execute(sql.VERSION_BEFORE, key).fetchone()
             before = self._contents.find(row.channel, version) if version else None
             chain = self._contents.chain(before)[1] if before and before.token else ()
-        if not chain:
-            return ()
-        base = chain[base_of_next(chain)]
-        if base.data is not None:
-            return chain
-        data = self._contents.carried([(row.channel, base.version)])
-        return tuple(link._replace(data=data) if link is base else link for link in chain)
+        return self._contents.with_base(row.channel, chain)
 
     def _rewrite(self, row: Stored, encoded: Encoded) -> Stored:
         token = encoded.token if row.token is None else row.token
@@ -175,14 +167,14 @@ class _Rewriting:
         if full:
             encoded = plain(serde, value)
         else:
-            links = self._links(key, channel, len(value[1]))
+            links = self._links(key, len(value[1]))
             encoded, _ = encode_write(serde, channel, value, links)
         if full or len(encoded.blob) < len(blob):
             self._conn.execute(sql.REBASE_WRITE, (*self._place, *key[1:], *encoded[:4]))
             self._count(blob, encoded.blob)
 
-    def _links(self, key: WriteKey, written: str, size: int) -> dict[str, Link]:
-        """The values of a write's checkpoint that it may hold, or be part of."""
+    def _links(self, key: WriteKey, size: int) -> dict[str, Link]:
+        """The values of a write's checkpoint that it may have something in common with."""
         address = (*self._place, key.checkpoint_id)
         found = self._conn.execute(sql.SELECT_LINEAGE, address).fetchone()
         links: dict[str, Link] = {}
@@ -191,8 +183,7 @@ class _Rewriting:
         keys = blob_keys(jsontext.load_checkpoint(found[0]), load_notes(found[1]))
         for channel, version in keys.items():
             row = self._contents.find(channel, version)
-            most = largest_base(size) if channel == written else largest_carried(size)
-            if row and row.token and (row.size or len(row.blob)) <= most:
+            if row and row.token and (row.size or len(row.blob)) <= largest_base(size):
                 data = self._contents.carried([(channel, version)])
                 links[channel] = Link(version, row.token, 0, "", data)
         return links

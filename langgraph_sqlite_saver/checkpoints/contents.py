@@ -43,59 +43,57 @@ class Stored(NamedTuple):
 class Contents:
     """The values of one thread and namespace, in one snapshot."""
 
-    def __init__(self, conn: Connection, serde: SerializerProtocol, place: Place) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        serde: SerializerProtocol,
+        place: Place,
+        history: History | None = None,
+    ) -> None:
         self._conn = conn
+        self._history = history  # what is at hand already
         self._serde = serde
         self.place = place
         self._rows: dict[tuple[str, str], Stored] = {}
         self._decoded: OrderedDict[tuple[str, str], Blob] = OrderedDict()
         self._bytes = 0
 
-    def load(
-        self, keys: Mapping[str, str], history: History, *, newest: bool
-    ) -> Iterator[tuple[str, str, bytes]]:
+    def load(self, keys: Mapping[str, str], *, newest: bool) -> Iterator[tuple[str, str, bytes]]:
         """The values under `keys`, channel -> version, as (channel, type, bytes).
 
-        What `history` has at hand is not decoded again. It learns the others' chains: always if
-        they are the `newest`, else where it knows none.
+        The history learns their chains: always if they are the `newest`, else where it knows none.
         """
         rows = [Stored._make(row) for row in self._select(sql.SELECT_BLOBS, keys)]
-        known = {row.channel: self._known(row, history) for row in rows if row.token is not None}
-        self.fetch([row for row in rows if row.base is not None and not known[row.channel]])
         for row in rows:
             if row.blob is None:
                 continue
-            if link := known.get(row.channel):
-                yield row.channel, link.kind, link.data or b""
-            elif newest or not history.chain(self.place, row.channel):
-                yield row.channel, *self.learn(row, history)
+            if newest or self._history is None or not self._history.chain(self.place, row.channel):
+                yield row.channel, *self.learn(row)
             else:
                 yield row.channel, *self.value(row)
 
-    def learn(self, row: Stored, history: History) -> Blob:
-        """A row's value, whose chain `history` then knows."""
+    def learn(self, row: Stored) -> Blob:
+        """A row's value, whose chain the history then knows."""
         if row.token is None:
             return self.value(row)
+        if value := self._known(row):
+            return value
         value, chain = self.chain(row)
-        history.remember(self.place, {row.channel: chain})
+        if self._history is not None:
+            self._history.remember(self.place, {row.channel: chain})
         return value
+
+    def _known(self, row: Stored) -> Blob | None:
+        """A row's value, if the history has it at hand."""
+        if self._history is None or row.token is None:
+            return None
+        for link in self._history.chain(self.place, row.channel) or ():
+            if link.token == row.token and link.data is not None:
+                return link.kind, link.data
+        return None
 
     def _select(self, statement: str, keys: object) -> Iterable[Any]:
         return self._conn.execute(statement, (parameter(keys), *self.place)).fetchall()
-
-    def _known(self, row: Stored, history: History) -> Link | None:
-        for link in history.chain(self.place, row.channel) or ():
-            if link.token == row.token and link.data is not None:
-                return link
-        return None
-
-    def fetch(self, rows: Iterable[Stored]) -> None:
-        """Bring the rows that these rest on, in one statement; else each is looked up alone."""
-        wanted = [(row.channel, row.base) for row in rows if row.base is not None]
-        if wanted:
-            for columns in self._select(sql.SELECT_CHAINS, wanted):
-                row = Stored._make(columns)
-                self._rows[row.channel, row.version] = row
 
     def find(self, channel: str, version: str) -> Stored | None:
         """The row of a version, if there is one."""
@@ -118,36 +116,45 @@ class Contents:
             return self.open(row)
         value = self.decoded(row)
         if value is None:
-            value = Path(self, self._rows_down_from(row)).value(0)
+            value = self._known(row) or Path(self, self._rows_down_from(row)).value(0)
             self._keep(row, value)
         return value
 
     def chain(self, row: Stored) -> tuple[Blob, Chain]:
         """A row's value, and what a next version may rest on: nothing where the row has no token.
 
-        Of the values only this one's bytes and those that the next version rests on are kept.
+        Of the chain's values only this one's bytes are at hand.
         """
         rows = self._rows_down_from(row)
-        path = Path(self, rows)
-        value = path.value(0)
+        value = self._known(row) or Path(self, rows).value(0)
         if row.token is None or "+" in value[0]:  # enciphered, and we have not the key
             return value, ()
         links = [Link(each.version, each.token or 0, each.number or 0, "", None) for each in rows]
         links[0] = links[0]._replace(kind=value[0], data=value[1])
-        if needed := base_of_next(tuple(links)):
-            kind, data = path.value(needed)
-            links[needed] = links[needed]._replace(kind=kind, data=data)
         return value, tuple(links)
+
+    def with_base(self, channel: str, chain: Chain) -> Chain:
+        """A chain, with the bytes at hand that the version after it rests on."""
+        if not chain:
+            return chain
+        base = chain[base_of_next(chain)]
+        if base.data is not None:
+            return chain
+        row = self.find(channel, base.version)
+        if row is None or row.token != base.token:
+            return ()
+        kind, data = self.value(row)
+        full = base._replace(kind=kind, data=data)
+        return tuple(full if link is base else link for link in chain)
 
     def newest_chains(self, channels: Sequence[str]) -> dict[str, Chain]:
         """The chains of the newest versions; empty where there is none, or it cannot be read."""
         chains: dict[str, Chain] = dict.fromkeys(channels, ())
         rows = [Stored._make(row) for row in self._select(sql.SELECT_NEWEST_BLOBS, channels)]
         rows = [row for row in rows if row.token is not None]
-        self.fetch(rows)
         for row in rows:
             with suppress(SerializationError):
-                chains[row.channel] = self.chain(row)[1]
+                chains[row.channel] = self.with_base(row.channel, self.chain(row)[1])
         return chains
 
     def _rows_down_from(self, row: Stored) -> list[Stored]:
@@ -204,18 +211,21 @@ class Contents:
         try:
             if size is None:
                 return kind, data
-            if base is None:
-                return kind, decompress(data)
-            keys = load_base(base)
-            carried = self.carried(keys)
-            found = parse(data, lambda start, stop: carried[start:stop])
-            if found.mark != self.mark(keys):
-                raise FrameError("what it rests on is not what it was")
-            head, rest = found.rest[: found.head], found.rest[found.head :]
-            common = carried[found.start : found.stop]
-            return kind, b"".join((head, common, rest, carried[found.resume :]))
+            data = decompress(data) if base is None else self._undone(data, base)
+            if len(data) != size:
+                raise FrameError(f"it has {len(data)} bytes instead of {size}")
+            return kind, data
         except (FrameError, ValueError) as error:  # ValueError: the JSON of `base`
             raise self.damaged(row, str(error)) from error
+
+    def _undone(self, blob: bytes, base: str) -> bytes:
+        keys = load_base(base)
+        carried = self.carried(keys)
+        found = parse(blob, lambda start, stop: carried[start:stop])
+        if found.mark != self.mark(keys):
+            raise FrameError("what it rests on is not what it was")
+        head, rest = found.rest[: found.head], found.rest[found.head :]
+        return b"".join((head, carried[found.start : found.stop], rest, carried[found.resume :]))
 
     def carried(self, keys: Iterable[tuple[str, str]]) -> bytes:
         """The bytes of the values under `keys`, (channel, version), one after the other."""
@@ -227,7 +237,7 @@ class Contents:
 
     def _found(self, channel: str, version: str) -> Stored:
         row = self.find(channel, version)
-        if row is None:
+        if row is None or row.token is None:
             reason = "it is missing, and a pending write rests on it"
             raise DamagedError(*self.place, channel, version, reason)
         return row

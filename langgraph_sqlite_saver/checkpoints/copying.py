@@ -84,8 +84,8 @@ def _placed(
     def is_there(link: Link) -> bool:
         return holds(conn, target, row.channel, link)
 
-    nearest = contents.chain(row)[1][1]
-    return row if is_there(nearest) else rebased(encoder, contents, row, is_there)
+    chain = contents.chain(row)[1]
+    return row if chain and is_there(chain[1]) else rebased(encoder, contents, row, is_there)
 
 
 def _add_missing_writes(conn: Connection, encoder: Encoder, source: str, target: str) -> None:

@@ -103,7 +103,7 @@ def get_history(
     checkpoint_id = place.checkpoint_id or _head_id(conn, place)
     if checkpoint_id is None:
         return history
-    contents = Contents(conn, serde, place[:2])
+    contents = Contents(conn, serde, place[:2], decoder.history)
     seeds = Seeds(contents)
     chain_length: dict[str, int] = {}
     chain: list[str] = []
@@ -115,7 +115,7 @@ def get_history(
             if value is _MISSING:
                 continue
             if isinstance(value, Stored):  # inline values are JSON's
-                blob = contents.learn(value, decoder.history)
+                blob = contents.learn(value)
                 value = loads(inner(serde), channel, *blob)
             history[channel]["seed"] = value
             chain_length[channel] = len(chain)

@@ -31,6 +31,10 @@ _BYTES_PER_LINK = 256
 # A base that is so many times larger than the value costs more than it can save.
 _LARGEST_BASE = 32
 
+# How much of a write is looked for in the state, to see what it has in common with it.
+_SAMPLES = 4
+_SAMPLE_BYTES = 32
+
 # How the `type` column marks what is in a frame, and what is a difference: `zstd:msgpack`.
 FRAME, DIFFERENCE = "zstd:", "diff:"
 
@@ -63,11 +67,6 @@ class Encoded(NamedTuple):
     size: int | None = None
     token: int | None = None
     number: int | None = None
-
-
-def small(serde: SerializerProtocol, value: Blob) -> Columns:
-    """The columns of a value that nothing rests on, and that rests on nothing."""
-    return (*seal(serde, *value), None, None, None, None)
 
 
 def plain(serde: SerializerProtocol, value: Blob) -> Encoded:
@@ -112,16 +111,13 @@ def encode_write(
 ) -> tuple[Encoded, dict[str, Link]]:
     """A pending write's columns, and those of the `newest` versions that it rests on.
 
-    A write that carries the state along (a Send's, say) repeats the values of several channels:
-    its base is those not larger than itself, one after the other. Others may repeat part of their
-    own channel's value: a file among many.
+    A write often repeats what is in the state: a Send's carries it along, a file that was edited
+    is one among many. Its base is the values that it has some bytes in common with.
     """
     size = len(value[1])
-    links = _carried(size, newest)
-    own = newest.get(channel)
-    if own and own.data and _bytes_of(links) * 2 < size and len(own.data) <= largest_base(size):
-        links = {channel: own}
-    if links:
+    if size < SMALL:
+        return plain(serde, value), {}
+    if links := _related(channel, value[1], newest):
         base = b"".join(link.data or b"" for link in links.values())
         versions = dump_base((name, link.version) for name, link in links.items())
         mark = mark_of(link.token for link in links.values())
@@ -131,19 +127,21 @@ def encode_write(
     return whole(serde, value), {}
 
 
-def _carried(size: int, newest: Mapping[str, Link]) -> dict[str, Link]:
-    """The largest values that a write of `size` bytes can hold together."""
+def _related(channel: str, data: bytes, newest: Mapping[str, Link]) -> dict[str, Link]:
+    """The values in which samples of `data` are found; its own channel's is looked at first."""
     found: dict[str, Link] = {}
-    left = largest_carried(size)
-    for channel, link in sorted(newest.items(), key=lambda each: -len(each[1].data or b"")):
-        if link.data and len(link.data) <= left:
-            left -= len(link.data)
-            found[channel] = link
+    step = len(data) // _SAMPLES
+    samples = [data[at : at + _SAMPLE_BYTES] for at in range(step // 2, len(data), step)]
+    left = largest_base(len(data))
+    for name in sorted(newest, key=lambda each: (each != channel, -len(newest[each].data or b""))):
+        known = newest[name].data
+        if not samples or not known or len(known) > left:
+            continue
+        left -= len(known)
+        missing = [sample for sample in samples if sample not in known]
+        if len(missing) < len(samples):
+            found[name], samples = newest[name], missing
     return found
-
-
-def _bytes_of(links: Mapping[str, Link]) -> int:
-    return sum(len(link.data or b"") for link in links.values())
 
 
 def rest_on(
@@ -172,11 +170,6 @@ def base_of_next(chain: Chain) -> int:
 def largest_base(size: int) -> int:
     """How large the value may be that one of `size` bytes rests on."""
     return size * _LARGEST_BASE
-
-
-def largest_carried(size: int) -> int:
-    """How large the values may be, together, that a write of `size` bytes carries along."""
-    return size * 5 // 4
 
 
 def mark_of(tokens: Iterable[int]) -> int:

@@ -12,9 +12,9 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 from ..database import InvalidTypeError
 from . import sql
 from .config import check_channel, full_address_of, stored_text
-from .encoding import SMALL, Columns, Encoded, Link, dump_base, small
+from .encoding import SMALL, Encoded, Link, dump_base
 from .history import Encoder, Place
-from .values import Blob, dumps, inner
+from .values import Blob, dumps, inner, seal
 
 # The columns of a write, as INSERT_WRITE has them.
 WriteRow = tuple[str, str, str, str, str, int, str, str, bytes, str | None, int | None]
@@ -64,11 +64,13 @@ def prepare_writes(
         check_channel(channel)
         special += channel in WRITES_IDX_MAP
         blob = dumps(serde, value, channel)
-        if len(blob[1]) < SMALL:
-            columns: Columns = small(encoder.serde, blob)
+        place_of = (*key, WRITES_IDX_MAP.get(channel, index), channel)
+        if len(blob[1]) >= SMALL:
+            row = (*place_of, *_encode(request, index, channel, blob)[:4])
+        elif serde is encoder.serde:
+            row = (*place_of, *blob, None, None)
         else:
-            columns = _encode(request, index, channel, blob)
-        row = (*key, WRITES_IDX_MAP.get(channel, index), channel, *columns[:4])
+            row = (*place_of, *seal(encoder.serde, *blob), None, None)
         request.rows.append(row)
     if special == len(pairs):
         request.statement = sql.REPLACE_WRITE

@@ -70,11 +70,11 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
         return None
     row = Row.of(columns)
     serde = inner(decoder.serde)
-    contents = Contents(conn, decoder.serde, row[:2])
+    contents = Contents(conn, decoder.serde, row[:2], decoder.history)
     if keys := row.blob_keys():
         values = row.checkpoint["channel_values"]
         newest = place.checkpoint_id is None
-        for channel, kind, data in contents.load(keys, decoder.history, newest=newest):
+        for channel, kind, data in contents.load(keys, newest=newest):
             values[channel] = loads(serde, channel, kind, data)
     writes = [
         (task_id, channel, loads(serde, channel, *contents.written(channel, *columns)))
@@ -197,7 +197,6 @@ def _load_blobs(
         blobs.setdefault(places.at(row), []).append((Stored._make(columns), values))
     size = 0
     for contents, those in blobs.items():
-        contents.fetch(blob for blob, _ in those)
         # Oldest first: newer versions rest on them.
         for blob, values in sorted(those, key=_by_age):
             if blob.blob is None:

@@ -36,6 +36,13 @@ INSERT INTO checkpoint_blobs (
 ON CONFLICT DO NOTHING
 """
 
+# Of a value that rests on nothing, and that nothing rests on.
+INSERT_SMALL_BLOB = """
+INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+
 SELECT_TOKEN = """
 SELECT token FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
@@ -95,21 +102,6 @@ AND b.version = wanted.value
 SELECT_BLOB = f"""
 SELECT {BLOB_COLUMNS} FROM checkpoint_blobs AS b
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
-"""  # noqa: S608
-
-# Blobs and those they rest on, each once. ?1: [[channel, version key], …]
-SELECT_CHAINS = f"""
-WITH RECURSIVE link (channel, version) AS (
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1)
-    UNION
-    SELECT b.channel, b.base FROM link CROSS JOIN checkpoint_blobs AS b
-    WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = link.channel
-    AND b.version = link.version AND b.base IS NOT NULL
-)
-SELECT {BLOB_COLUMNS} FROM link
-CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = link.channel
-AND b.version = link.version
 """  # noqa: S608
 
 # The newest version of each channel. ?1: [channel, …]

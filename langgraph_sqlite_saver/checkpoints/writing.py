@@ -19,7 +19,7 @@ from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
 from .config import Address, address_of, check_channel
 from .contents import Contents, Stored, holds
-from .encoding import SMALL, Chain, Columns, Encoded, Link, small
+from .encoding import SMALL, Chain, Columns, Encoded, Link
 from .errors import SerializationError
 from .history import Encoder
 from .jsontext import parameter
@@ -37,6 +37,7 @@ from .values import (
     load_notes,
     no_value,
     own_version,
+    seal,
 )
 from .versions import is_unique
 
@@ -100,8 +101,9 @@ class Put:
         self.run_id: str | None = None
         self.document: dict[str, Any] = {}
         self.text = ""  # the document as it is stored
-        # Serialised: the channels that new_versions names, with their versions.
-        self.small: list[tuple[str, str, Blob]] = []
+        # Serialised: the channels that new_versions names, with their versions; small ones also
+        # as they are stored.
+        self.small: list[tuple[str, str, Blob, Blob]] = []
         self.large: list[Large] = []
         # Those whose chains have to be looked up in the file before they are encoded.
         self.unknown: list[str] = []
@@ -199,7 +201,8 @@ def _sort_values(
         elif channel in new_versions:
             blob = dumps(serde, value, channel)
             if len(blob[1]) < SMALL:
-                request.small.append((channel, str(version), blob))
+                sealed = blob if serde is request.serde else seal(request.serde, *blob)
+                request.small.append((channel, str(version), blob, sealed))
             else:
                 request.large.append(Large(channel, str(version), blob))
         else:
@@ -244,10 +247,11 @@ def _sort_keys(request: Put, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             document[part] = {}
     if document.keys() == _JSON_KEYS:
         return document
+    may_inline = inlines(request.serde)
     extras = {
         key: document.pop(key)
         for key, value in checkpoint.items()
-        if key not in _JSON_KEYS and not (is_inline(value) or value == [] or value == {})
+        if key not in _JSON_KEYS and not (value in ([], {}) or (may_inline and is_inline(value)))
     }
     if extras:
         request.homeless.append((EXTRAS, dumps(inner(request.serde), extras, "pending_sends")))
@@ -267,7 +271,7 @@ def _unknown(request: Put) -> list[str]:
 
 def find_bases(conn: Connection, request: Put) -> None:
     """Look up the chains that are unknown, and encode the values."""
-    contents = Contents(conn, request.serde, request.place)
+    contents = Contents(conn, request.serde, request.place, request.history)
     chains = contents.newest_chains(request.unknown)
     request.history.remember(request.place, chains)
     _encode(request, chains)
@@ -289,8 +293,8 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     stored: dict[str, tuple[str, str]] = {}
     moment = lineage.now(conn)
     request.learnt = {}
-    for channel, version, blob in request.small:
-        _store(conn, request, channel, version, blob, small(request.serde, blob), notes)
+    for channel, version, blob, sealed in request.small:
+        _store(conn, request, channel, version, blob, sealed, notes)
         stored[channel] = (version, notes.get(channel, version))
     for each in request.large:
         _store_large(conn, request, each, notes)
@@ -339,7 +343,7 @@ def _store(
     channel: str,
     version: str,
     value: Blob,
-    columns: Columns,
+    columns: Columns | Blob,
     notes: dict[str, str],
 ) -> bool:
     """Store a value under its version, or, where that holds another value, under one of ours.
@@ -347,7 +351,8 @@ def _store(
     Returns whether it is new under its version.
     """
     key = (*request.place, channel)
-    if conn.execute(sql.INSERT_BLOB, (*key, version, *columns)).rowcount:
+    insert = sql.INSERT_SMALL_BLOB if len(columns) == 2 else sql.INSERT_BLOB
+    if conn.execute(insert, (*key, version, *columns)).rowcount:
         return True
     contents = Contents(conn, request.serde, request.place)
     found = contents.find(channel, version)
