@@ -65,7 +65,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     Args:
         conn: As for `SqliteSaver`; or an `aiosqlite.Connection`, which stays yours and has one
             operation run at a time.
-        serde, pragmas, readers, lock_timeout: As for `SqliteSaver`.
+        serde, history, pragmas, readers, lock_timeout: As for `SqliteSaver`.
 
     Raises:
         StorageError: A subclass that says what to do, from every method.

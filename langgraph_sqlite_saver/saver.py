@@ -69,6 +69,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             are kept, and while you have a transaction open, saves join it.
         serde: What values are serialised with; `EncryptedSerializer` keeps them secret. Metadata
             is stored in plain.
+        history: `"compact"` stores large values as differences from older versions, at what
+            changed; `"full"` stores them whole. Either reads what the other wrote. Some of the
+            newest values are kept in memory for it, 32 MB at most.
         pragmas: Overrides, as `{"synchronous": "FULL"}` for commits that survive a power cut. The
             defaults are `langgraph_sqlite_saver.database.CONNECTION_PRAGMAS`.
         readers: How many connections may read at once.
