@@ -116,7 +116,7 @@ class Contents:
             return self.open(row)
         value = self.decoded(row)
         if value is None:
-            value = self._known(row) or Path(self, self._rows_down_from(row)).value(0)
+            value = self._known(row) or Layers(self, self._rows_down_from(row)).value(0)
             self._keep(row, value)
         return value
 
@@ -126,7 +126,7 @@ class Contents:
         Of the chain's values only this one's bytes are at hand.
         """
         rows = self._rows_down_from(row)
-        value = self._known(row) or Path(self, rows).value(0)
+        value = self._known(row) or Layers(self, rows).value(0)
         if row.token is None or "+" in value[0]:  # enciphered, and we have not the key
             return value, ()
         links = [Link(each.version, each.token or 0, each.number or 0, "", None) for each in rows]
@@ -243,7 +243,7 @@ class Contents:
         return row
 
 
-class Path:
+class Layers:
     """A value and those it rests on, taken apart: any bytes of any of them without the others."""
 
     def __init__(self, contents: Contents, rows: Sequence[Stored]) -> None:

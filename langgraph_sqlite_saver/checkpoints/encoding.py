@@ -31,6 +31,9 @@ _BYTES_PER_LINK = 256
 # A base that is so many times larger than the value costs more than it can save.
 _LARGEST_BASE = 32
 
+# The same for the other channels' values that a write may have something in common with.
+_LARGEST_OTHERS = 8
+
 # How much of a write is looked for in the state, to see what it has in common with it.
 _SAMPLES = 4
 _SAMPLE_BYTES = 32
@@ -135,12 +138,13 @@ def _related(channel: str, data: bytes, newest: Mapping[str, Link]) -> dict[str,
     left = largest_base(len(data))
     for name in sorted(newest, key=lambda each: (each != channel, -len(newest[each].data or b""))):
         known = newest[name].data
-        if not samples or not known or len(known) > left:
-            continue
-        left -= len(known)
-        missing = [sample for sample in samples if sample not in known]
-        if len(missing) < len(samples):
-            found[name], samples = newest[name], missing
+        if name != channel:
+            left = min(left, len(data) * _LARGEST_OTHERS)
+        if samples and known and len(known) <= left:
+            left -= len(known)
+            missing = [sample for sample in samples if sample not in known]
+            if len(missing) < len(samples):
+                found[name], samples = newest[name], missing
     return found
 
 
