@@ -285,9 +285,10 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         compactor = compacting.Compactor(self, await self.database.read(walking.plan, ids))
         while not compactor.walk.done:
             compactor.take(await self.database.write(compactor.step), progress)
-        while await self.database.maintain(upkeep.give_back):
-            pass
-        await self.database.maintain(upkeep.optimize)
+        if self.database.borrowed is None:
+            while await self.database.maintain(upkeep.give_back):
+                pass
+            await self.database.maintain(upkeep.optimize)
         return compactor.result
 
     async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:

@@ -338,9 +338,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         compactor = compacting.Compactor(self, self.database.read(walking.plan, ids))
         while not compactor.walk.done:
             compactor.take(self.database.write(compactor.step), progress)
-        while self.database.maintain(upkeep.give_back):
-            pass
-        self.database.maintain(upkeep.optimize)
+        if self.database.borrowed is None:
+            while self.database.maintain(upkeep.give_back):
+                pass
+            self.database.maintain(upkeep.optimize)
         return compactor.result
 
     def optimize(self, *, vacuum: Vacuum | None = None) -> None:

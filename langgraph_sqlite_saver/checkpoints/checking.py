@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ..database.upkeep import Progress
 from . import sql
-from .compacting import Progress
 from .contents import Contents
 from .errors import DamagedError
 from .history import Place
@@ -89,7 +89,7 @@ class Checker:
                 self._read_blob(contents, key)
             else:
                 self._read_write(conn, contents, key)
-        except sqlite3.OperationalError:  # locked, interrupted: says nothing of the value
+        except (sqlite3.OperationalError, MemoryError):  # says nothing of the value
             raise
         except Exception as error:
             reason = error.reason if isinstance(error, DamagedError) else str(error)
@@ -111,7 +111,7 @@ def _damage(conn: Connection, reason: str, place: Place, key: BlobKey | WriteKey
         return Damage(reason, *place, key.channel, key.version)
     channel = None
     with suppress(sqlite3.DatabaseError):
-        (channel,) = conn.execute(sql.SELECT_CHANNEL_OF_WRITE, (*place, *key[1:])).fetchone()
+        channel, *_ = conn.execute(sql.SELECT_WRITE, (*place, *key[1:])).fetchone()
     return Damage(reason, *place, channel, checkpoint_id=key.checkpoint_id, task_id=key.task_id)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import NamedTuple
 
+from ..database.upkeep import Progress
 from . import jsontext, sql
 from .contents import Contents, Stored
 from .encoding import (
@@ -25,8 +24,6 @@ from .history import Encoder
 from .values import blob_keys, load_notes
 from .walking import BlobKey, Step, Walk, WriteKey
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass
 class Compaction:
@@ -36,12 +33,15 @@ class Compaction:
         values: How many values it looked at.
         rewritten: How many of them are stored otherwise now.
         bytes_before, bytes_after: The stored bytes of those, before and after.
+        unreadable: How many stayed as they are because they are damaged, or the saver has not
+            their key.
     """
 
     values: int = 0
     rewritten: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
+    unreadable: int = 0
 
 
 class Changed(NamedTuple):
@@ -51,6 +51,7 @@ class Changed(NamedTuple):
     rewritten: int
     before: int
     after: int
+    unreadable: int
 
 
 class Compactor:
@@ -68,6 +69,7 @@ class Compactor:
         self.result.rewritten += changed.rewritten
         self.result.bytes_before += changed.before
         self.result.bytes_after += changed.after
+        self.result.unreadable += changed.unreadable
         if progress is not None:
             progress(self.walk.done_rows, self.walk.total_rows)
 
@@ -77,24 +79,30 @@ class Compactor:
         last, rows = None, 0
         for last in self.walk.rows(conn):
             rows += 1
-            with suppress(SerializationError):  # what cannot be read stays as it is: see check()
+            try:
                 if isinstance(last, BlobKey):
                     rewriting.blob(last)
                 else:
                     rewriting.write(last)
-        return Changed(Step(last, rows), rewriting.count, rewriting.before, rewriting.after)
+            except SerializationError:  # it stays as it is: see check()
+                rewriting.unreadable += 1
+        return Changed(Step(last, rows), *rewriting.figures())
 
 
 class _Rewriting:
     """One transaction's work. Versions come in their order, each to rest on those before."""
 
     def __init__(self, conn: Connection, encoder: Encoder, thread_id: str) -> None:
-        self.count = self.before = self.after = 0
+        self.count = self.before = self.after = self.unreadable = 0
         self._conn, self._encoder = conn, encoder
         self._place = (thread_id, "")
         self._contents = Contents(conn, encoder.serde, self._place)
         # The chain of the channel's version before, where it has just been made.
         self._chain: tuple[str, Chain] = ("", ())
+
+    def figures(self) -> tuple[int, int, int, int]:
+        """What Changed counts."""
+        return self.count, self.before, self.after, self.unreadable
 
     def _go_to(self, ns: str) -> None:
         if self._place[1] != ns:
@@ -119,6 +127,9 @@ class _Rewriting:
 
     def _difference(self, row: Stored) -> None:
         value = self._contents.value(row)
+        if len(value[1]) < SMALL:  # its cipher made it look larger
+            self._chain = ("", ())
+            return
         chain = self._chain_before(row)
         if any(link.version == row.version for link in chain):
             chain = ()  # what came before rests on this one
@@ -127,8 +138,9 @@ class _Rewriting:
             row = self._rewrite(row, encoded)
         else:
             rest = ()
-        link = Link(row.version, row.token or 0, row.number or 0, *value)
-        self._chain = (row.channel, (link, *rest))
+        if row.token is not None:
+            link = Link(row.version, row.token, row.number or 0, *value)
+            self._chain = (row.channel, (link, *rest))
 
     def _chain_before(self, row: Stored) -> Chain:
         """The chain of the version before, with the base of this one at hand."""

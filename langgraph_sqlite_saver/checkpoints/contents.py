@@ -13,7 +13,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from . import sql
 from .differences import PREFACE, Difference, parse
-from .encoding import FRAME, Chain, Link, base_of_next, mark_of
+from .encoding import DIFFERENCE, FRAME, Chain, Link, base_of_next, mark_of
 from .errors import DamagedError, SerializationError
 from .frames import MAGIC, FrameError, decompress
 from .history import History, Place
@@ -23,7 +23,7 @@ from .values import Blob, unseal
 # What is kept decoded of one namespace's values, in bytes: bases that several of them share.
 _KEPT_BYTES = 32_000_000
 
-# Chains are about log2(n) long. One that is much longer was not made by us, and may have no end.
+# One that is much longer than those that are made was not made by us, and may have no end.
 _LONGEST_CHAIN = 200
 
 
@@ -116,7 +116,7 @@ class Contents:
             return self.open(row)
         value = self.decoded(row)
         if value is None:
-            value = self._known(row) or Layers(self, self._rows_down_from(row)).value(0)
+            value = self._known(row) or Layers(self, self._rows_down_from(row)).value()
             self._keep(row, value)
         return value
 
@@ -126,7 +126,7 @@ class Contents:
         Of the chain's values only this one's bytes are at hand.
         """
         rows = self._rows_down_from(row)
-        value = self._known(row) or Layers(self, rows).value(0)
+        value = self._known(row) or Layers(self, rows).value()
         if row.token is None or "+" in value[0]:  # enciphered, and we have not the key
             return value, ()
         links = [Link(each.version, each.token or 0, each.number or 0, "", None) for each in rows]
@@ -197,7 +197,10 @@ class Contents:
                 f"the stored value of channel {row.channel!r} ({row.kind}) is enciphered. "
                 "Give the saver the serde, and the key, that it was saved with."
             )
-        return kind[len(FRAME) :], data
+        mark = FRAME if row.base is None else DIFFERENCE
+        if not kind.startswith(mark):
+            raise self.damaged(row, f"its type, {kind}, does not begin with {mark}")
+        return kind[len(mark) :], data
 
     def damaged(self, row: Stored, reason: str) -> DamagedError:
         return DamagedError(*self.place, row.channel, row.version, reason)
@@ -212,8 +215,7 @@ class Contents:
             if size is None:
                 return kind, data
             data = decompress(data) if base is None else self._undone(data, base)
-            if len(data) != size:
-                raise FrameError(f"it has {len(data)} bytes instead of {size}")
+            check_size(len(data), size)
             return kind, data
         except (FrameError, ValueError) as error:  # ValueError: the JSON of `base`
             raise self.damaged(row, str(error)) from error
@@ -244,7 +246,7 @@ class Contents:
 
 
 class Layers:
-    """A value and those it rests on, taken apart: any bytes of any of them without the others."""
+    """A value and those it rests on, taken apart: its bytes come back without theirs."""
 
     def __init__(self, contents: Contents, rows: Sequence[Stored]) -> None:
         self._contents = contents
@@ -253,20 +255,22 @@ class Layers:
         self._kinds: dict[int, str] = {}
         self._differences: dict[int, Difference] = {}
 
-    def value(self, position: int) -> Blob:
-        """The value at a position: its type and bytes."""
-        data = self._bytes(position, 0, self._size(position))
-        row = self._rows[position]
-        if row.size is not None and len(data) != row.size:
-            raise self._contents.damaged(row, f"it has {len(data)} bytes instead of {row.size}")
-        return self._kinds[position], data
+    def value(self) -> Blob:
+        """The value: its type and bytes."""
+        for position in reversed(range(self._needed())):
+            self._open(position)
+        return self._kinds[0], self._bytes(0, 0, self._size(0))
+
+    def _needed(self) -> int:
+        """How many of the rows it takes, down to a value that is at hand or whole."""
+        for position, row in enumerate(self._rows):
+            if self._contents.decoded(row) is not None:
+                return position + 1
+        return len(self._rows)
 
     def _size(self, position: int) -> int:
         size = self._rows[position].size
-        if size is None:
-            self._open(position)
-            return len(self._whole[position])
-        return size
+        return len(self._whole[position]) if size is None else size
 
     def _bytes(self, position: int, start: int, stop: int) -> bytes:
         pieces: list[memoryview] = []
@@ -275,7 +279,6 @@ class Layers:
 
     def _collect(self, position: int, start: int, stop: int, pieces: list[memoryview]) -> None:
         """Add where the bytes from `start` to `stop` of the value at a position are."""
-        self._open(position)
         if (whole := self._whole.get(position)) is not None:
             pieces.append(memoryview(whole)[start:stop])
             return
@@ -297,30 +300,37 @@ class Layers:
                 self._collect(position + 1, first, last, pieces)
 
     def _open(self, position: int) -> None:
-        if position in self._kinds:
-            return
+        """Take a row apart; those that it rests on are already."""
         row = self._rows[position]
         if decoded := self._contents.decoded(row):
             self._kinds[position], self._whole[position] = decoded
             return
-        kind, data = self._contents.open(row)
+        self._kinds[position], data = self._contents.open(row)
         try:
             if row.size is None:
                 self._whole[position] = data
             elif row.base is None:
                 self._whole[position] = decompress(data)
+                check_size(len(self._whole[position]), row.size)
             else:
-                self._take_apart(position, data)
+                self._take_apart(position, data, row.size)
         except FrameError as error:
             raise self._contents.damaged(row, str(error)) from error
-        self._kinds[position] = kind
 
-    def _take_apart(self, position: int, blob: bytes) -> None:
+    def _take_apart(self, position: int, blob: bytes, size: int) -> None:
         base = self._rows[position + 1]
         found = parse(blob, lambda start, stop: self._bytes(position + 1, start, stop))
         if base.token != found.mark:
             raise FrameError(f"its base, version {base.version}, is not what it was")
+        common = found.stop - found.start + self._size(position + 1) - found.resume
+        check_size(len(found.rest) + common, size)
         self._differences[position] = found
+
+
+def check_size(found: int, size: int) -> None:
+    """Raise FrameError for a value that has not the bytes that its row says."""
+    if found != size:
+        raise FrameError(f"it has {found} bytes and not {size}")
 
 
 def load_base(base: str) -> list[tuple[str, str]]:

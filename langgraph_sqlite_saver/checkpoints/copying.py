@@ -59,7 +59,7 @@ def _copy_blob(
     contents = Contents(conn, encoder.serde, source)
     row = contents.find(channel, key)
     unique = is_unique(key) or "~" in key
-    if row is None:
+    if row is None or row.blob is None:
         return key if unique else no_value(key)
     if unique:
         placed = row if row.base is None else _placed(conn, encoder, contents, target, row)
@@ -67,7 +67,7 @@ def _copy_blob(
             return key
         there = Contents(conn, encoder.serde, target)
         found = there.find(channel, key)
-        if found is None or there.value(found) == contents.value(row):
+        if found is None or (found.blob is not None and there.value(found) == contents.value(row)):
             return key
     value = contents.value(row)
     alone = encoder.history.alone(encoder.serde, value)

@@ -28,6 +28,12 @@ SMALL = 4_000
 # are quick to write whole, should be quick to read too.
 _BYTES_PER_LINK = 256
 
+# Chains are about log2(n) long; rewriting may put one behind another.
+_LONGEST_CHAIN = 32
+
+# What the places in a difference can name.
+_MOST_BYTES = 2**32 - 1
+
 # A base that is so many times larger than the value costs more than it can save.
 _LARGEST_BASE = 32
 
@@ -98,7 +104,12 @@ def encode(serde: SerializerProtocol, value: Blob, chain: Chain) -> tuple[Encode
         return whole(serde, value), ()
     rest, number = chain[base_of_next(chain) :], chain[0].number + 1
     base = rest[0].data
-    if not base or number >= len(data) // _BYTES_PER_LINK or len(base) > largest_base(len(data)):
+    if (
+        not base
+        or number >= len(data) // _BYTES_PER_LINK
+        or len(base) > min(largest_base(len(data)), _MOST_BYTES)
+        or len(rest) > _LONGEST_CHAIN
+    ):
         return whole(serde, value), ()
     found = difference(data, base, rest[0].token)
     if len(found) * 4 >= len(data):  # little in common: does it take a base at all?
@@ -155,6 +166,8 @@ def rest_on(
     `base`; None where it is smaller as it is.
     """
     kind, data = value
+    if len(base) > _MOST_BYTES:
+        return None
     found = difference(data, base, mark)
     if len(found) >= len(data):
         return None

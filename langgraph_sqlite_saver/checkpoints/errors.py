@@ -10,7 +10,7 @@ class InvalidConfigError(InvalidInputError):
 
 
 class SerializationError(StorageError, TypeError):
-    """A value cannot be stored; nothing of the call was."""
+    """A value cannot be stored, and nothing of the call was; or one cannot be read."""
 
 
 class DamagedError(SerializationError):

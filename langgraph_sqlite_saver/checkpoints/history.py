@@ -48,9 +48,10 @@ class History:
             raise InvalidInputError(f"history is 'compact' or 'full', not {mode!r}")
         self.full = mode == "full"
         self._limit = cache_bytes
-        self._bytes = 0
-        # A place's dict is never changed, only replaced: threads share them without a lock.
+        # A place's dict is never changed, only replaced: threads share them without a lock. What
+        # one of two that come at once forgets is looked up in the file.
         self._places: dict[Place, dict[str, Chain]] = {}
+        self._weights: dict[Place, int] = {}
 
     def chain(self, place: Place, channel: str) -> Chain | None:
         """The chain of the newest version known; None if nothing is known of the channel."""
@@ -73,29 +74,31 @@ class History:
         """Note chains that are in the file, those of the newest versions."""
         if not chains or self.full:
             return
-        before = self._places.pop(place, {})
-        self._places[place] = after = {**before, **chains}
-        self._bytes += _weight(after) - _weight(before)
-        if self._bytes > self._limit or len(self._places) > _MOST_PLACES:
+        known = {**self._places.pop(place, {}), **chains}
+        self._places[place] = known
+        self._weights[place] = _weight(known)
+        if len(self._places) > _MOST_PLACES or sum(self._weights.copy().values()) > self._limit:
             self._shrink()
 
     def forget(self, thread_id: str) -> None:
         """Drop what is known of a thread from which something may have been deleted."""
         for place in self._places.copy():
             if place[0] == thread_id:
-                self._bytes -= _weight(self._places.pop(place, {}))
+                self._places.pop(place, None)
+                self._weights.pop(place, None)
 
     def _shrink(self) -> None:
         """Let go of the places used longest ago."""
         kept: list[tuple[Place, dict[str, Chain]]] = []
-        left, total = self._limit * 3 // 4, 0
+        weights: dict[Place, int] = {}
+        left = self._limit * 3 // 4
         for place, chains in reversed(self._places.copy().items()):
             weight = _weight(chains)
-            if total + weight > left or len(kept) >= _MOST_PLACES * 3 // 4:
-                continue
-            total += weight
-            kept.append((place, chains))
-        self._places, self._bytes = dict(reversed(kept)), total
+            if weight <= left and len(kept) < _MOST_PLACES * 3 // 4:
+                left -= weight
+                weights[place] = weight
+                kept.append((place, chains))
+        self._places, self._weights = dict(reversed(kept)), weights
 
     def encode(self, serde: SerializerProtocol, value: Blob, chain: Chain) -> tuple[Encoded, Chain]:
         """A version's columns, and the part of `chain` it rests on: nothing if it stands alone."""

@@ -263,12 +263,9 @@ DELETE FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
-# ?1: [channel, …]
 SELECT_BASES = """
-SELECT b.channel, b.version, b.base FROM json_each(?1) AS wanted
-CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.value
-AND b.base IS NOT NULL
+SELECT version, base FROM checkpoint_blobs
+WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? ORDER BY version
 """
 
 REBASE_BLOB = """
@@ -284,11 +281,6 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND base IS NOT NULL
 
 SELECT_WRITE = """
 SELECT channel, type, blob, base, size FROM checkpoint_writes
-WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
-"""
-
-SELECT_CHANNEL_OF_WRITE = """
-SELECT channel FROM checkpoint_writes
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
 """
 

@@ -50,7 +50,8 @@ class Walk:
 
     def __init__(self, thread_ids: Sequence[str], total: int, newest: tuple[int, int]) -> None:
         self.done_rows, self.total_rows = 0, total
-        # Rows that come later are left out: a busy thread would have no end.
+        # Rows that come later are left out: a busy thread would have no end. (VACUUM only lowers
+        # rowids, so that at worst some of those are taken along.)
         self._newest_blob, self._newest_write = newest
         self._threads = list(reversed(thread_ids))
         self._from: BlobKey | WriteKey = _FIRST_BLOB
