@@ -50,6 +50,10 @@ from .database.upkeep import Progress, Vacuum
 
 T = TypeVar("T")
 
+# Up to so many bytes of large values are compressed in the event loop, a millisecond's work at
+# worst; more in a thread.
+_IN_THE_LOOP = 256_000
+
 
 class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     """Keeps the state of LangGraph graphs in one SQLite file, for event loops.
@@ -177,8 +181,10 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async `SqliteSaver.put`."""
-        request, saved = writing.prepare_put(self, config, checkpoint, metadata, new_versions)
-        if request.unknown:
+        request, saved = writing.prepare_put(
+            self, config, checkpoint, metadata, new_versions, at_once=_IN_THE_LOOP
+        )
+        if not request.encoded:
             await self.database.read(writing.find_bases, request)
         head = await self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
@@ -193,7 +199,11 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Async `SqliteSaver.put_writes`."""
-        request = pending.prepare_writes(self, config, writes, task_id, task_path)
+        request = pending.prepare_writes(
+            self, config, writes, task_id, task_path, at_once=_IN_THE_LOOP
+        )
+        if not request.encoded:
+            await self.database.read(pending.encode, request)
         await self.database.write(pending.put_writes, request)
 
     async def aget_delta_channel_history(

@@ -199,7 +199,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             The config that names the saved checkpoint.
         """
         request, saved = writing.prepare_put(self, config, checkpoint, metadata, new_versions)
-        if request.unknown:
+        if not request.encoded:
             self.database.read(writing.find_bases, request)
         head = self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
@@ -258,6 +258,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     ) -> None:
         """Delete old checkpoints of threads, each thread in a transaction of its own.
 
+        Values that rest on deleted ones are stored anew, for which an encrypted thread takes the
+        saver's key; so do `delete_for_runs`, and `copy_thread` onto an existing thread.
+
         Args:
             thread_ids: The threads.
             strategy: `"keep_latest"` keeps each namespace's newest checkpoint, with what its
@@ -307,9 +310,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def check(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
     ) -> Sequence[Damage]:
-        """Read every value, of all threads or some, and tell which are damaged.
+        """Read every value, of all threads or some, and tell which cannot be read.
 
-        Without `thread_ids` the file itself is checked too (PRAGMA quick_check).
+        Without `thread_ids` the file itself is checked too (PRAGMA quick_check), in one snapshot,
+        behind which the -wal grows as long as it lasts; the values are read in short ones.
 
         Args:
             thread_ids: The threads; all if None.
@@ -326,9 +330,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     ) -> Compaction:
         """Store what is there as this saver would store it now, and give the freed space back.
 
-        With `history="compact"` values become differences, with "full" they become whole. It works
-        in transactions of some milliseconds, while others write, and can be stopped at any time:
-        what is done stays done, and the next call goes on.
+        With `history="compact"` values become differences, with "full" they become whole; those
+        that cannot be read stay as they are. It works in transactions of some 20 ms, while others
+        write, and can be stopped at any time: what is done stays done, and the next call goes on.
 
         Args:
             thread_ids: The threads; all if None.

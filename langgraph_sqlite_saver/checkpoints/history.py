@@ -40,7 +40,8 @@ class Encoder(Protocol):
 class History:
     """How a saver stores values, and the chains it has used last, within CACHE_BYTES.
 
-    Only a cache: what it says of the file is checked in the transaction that relies on it.
+    Only a cache: what it says of the file is checked in the transaction that relies on it. A place
+    whose values are larger than that is looked up in the file each time.
     """
 
     def __init__(self, mode: Mode = "compact", cache_bytes: int = CACHE_BYTES) -> None:

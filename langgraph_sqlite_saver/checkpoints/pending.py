@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any
@@ -12,7 +13,7 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 from ..database import InvalidTypeError
 from . import sql
 from .config import check_channel, full_address_of, stored_text
-from .encoding import SMALL, Encoded, Link, dump_base
+from .encoding import SMALL, Link, dump_base
 from .history import Encoder, Place
 from .values import Blob, dumps, inner, seal
 
@@ -23,18 +24,20 @@ WriteRow = tuple[str, str, str, str, str, int, str, str, bytes, str | None, int 
 class Writes:
     """A task's writes on their way into the file."""
 
-    __slots__ = ("history", "links", "newest", "place", "resting", "rows", "serde", "statement")
+    __slots__ = ("encoded", "history", "large", "links", "place", "resting", "rows", "serde",
+                 "statement")  # fmt: skip
 
     def __init__(self, place: Place, encoder: Encoder) -> None:
         self.place = place
         self.serde = encoder.serde
         self.history = encoder.history
         self.statement = sql.INSERT_WRITE
-        # What they may rest on; the same for all of them, though the thread may move on meanwhile.
-        self.newest: dict[str, Link] | None = None
         self.rows: list[WriteRow] = []
-        # The values of the rows that rest on versions, by their place in `rows`, and the versions.
-        self.resting: dict[int, Blob] = {}
+        # Values that may rest on others, by their place in `rows`, which lack them until `encoded`.
+        self.large: dict[int, Blob] = {}
+        self.encoded = False
+        # Which rows rest on versions, and on which.
+        self.resting: list[int] = []
         self.links: dict[str, Link] = {}
 
 
@@ -44,11 +47,14 @@ def prepare_writes(
     writes: Sequence[tuple[str, Any]],
     task_id: str,
     task_path: str,
+    *,
+    at_once: float = math.inf,
 ) -> Writes:
     """Serialise a task's writes as they are now.
 
     Ordinary writes keep the first of an index; errors, interrupts and the like (WRITES_IDX_MAP)
-    take the place of what was there.
+    take the place of what was there. Unless the request is `encoded` then, as it is not for more
+    than `at_once` bytes of large values, `encode` has to be run before `put_writes`.
     """
     place = full_address_of(config)
     if not isinstance(task_id, str) or not isinstance(task_path, str):
@@ -64,37 +70,46 @@ def prepare_writes(
         check_channel(channel)
         special += channel in WRITES_IDX_MAP
         blob = dumps(serde, value, channel)
-        place_of = (*key, WRITES_IDX_MAP.get(channel, index), channel)
         if len(blob[1]) >= SMALL:
-            row = (*place_of, *_encode(request, index, channel, blob)[:4])
-        elif serde is encoder.serde:
-            row = (*place_of, *blob, None, None)
-        else:
-            row = (*place_of, *seal(encoder.serde, *blob), None, None)
-        request.rows.append(row)
+            request.large[index] = blob
+            blob = "", b""
+        elif serde is not encoder.serde:
+            blob = seal(encoder.serde, *blob)
+        number = WRITES_IDX_MAP.get(channel, index)
+        request.rows.append((*key, number, channel, *blob, None, None))
     if special == len(pairs):
         request.statement = sql.REPLACE_WRITE
+    if sum(len(data) for _, data in request.large.values()) <= at_once:
+        _encode(request)
     return request
 
 
-def _encode(request: Writes, index: int, channel: str, value: Blob) -> Encoded:
-    if request.newest is None:
-        request.newest = request.history.newest(request.place)
-    history, serde = request.history, request.serde
-    columns, links = history.encode_write(serde, channel, value, request.newest)
-    if links:
-        request.resting[index] = value
-        request.links.update(links)
-    return columns
+def encode(conn: Connection, request: Writes) -> None:
+    """Encode the values, where that takes too long for an event loop; reads nothing."""
+    _encode(request)
+
+
+def _encode(request: Writes) -> None:
+    if request.large:
+        newest = request.history.newest(request.place)
+        for index, value in request.large.items():
+            channel = request.rows[index][6]
+            columns, links = request.history.encode_write(request.serde, channel, value, newest)
+            request.rows[index] = (*request.rows[index][:7], *columns[:4])
+            if links:
+                request.resting.append(index)
+                request.links.update(links)
+    request.encoded = True
 
 
 def put_writes(conn: Connection, request: Writes) -> None:
     """Store a task's writes, all or none."""
+    assert request.encoded
     rows = request.rows
     if request.links and not _are_there(conn, request):
         rows = rows.copy()
-        for index, value in request.resting.items():
-            alone = request.history.alone(request.serde, value)
+        for index in request.resting:
+            alone = request.history.alone(request.serde, request.large[index])
             rows[index] = (*rows[index][:7], *alone[:4])
     conn.executemany(request.statement, rows)
 

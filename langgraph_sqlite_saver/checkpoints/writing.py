@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from sqlite3 import Connection
 from typing import Any
@@ -74,6 +75,7 @@ class Put:
     __slots__ = (
         "checkpoint_id",
         "document",
+        "encoded",
         "history",
         "homeless",
         "large",
@@ -107,6 +109,7 @@ class Put:
         self.large: list[Large] = []
         # Those whose chains have to be looked up in the file before they are encoded.
         self.unknown: list[str] = []
+        self.encoded = False
         # The chains of what was stored, for the history once it is committed.
         self.learnt: dict[str, Chain] = {}
         # Serialised: what has no version; kept under one of our making.
@@ -126,10 +129,13 @@ def prepare_put(
     checkpoint: Checkpoint,
     metadata: CheckpointMetadata,
     new_versions: ChannelVersions,
+    *,
+    at_once: float = math.inf,
 ) -> tuple[Put, RunnableConfig]:
     """Serialise a checkpoint as it is now; also the config that names it.
 
-    Where that leaves the request with channels `unknown`, `find_bases` has to be run before `put`.
+    Unless the request is `encoded` then, `find_bases` has to be run before `put`: where the file
+    has to be looked into, and for more than `at_once` bytes of large values.
     """
     place = address_of(config)
     _check(checkpoint, metadata, new_versions)
@@ -139,10 +145,9 @@ def prepare_put(
     if (run_id := merged.get("run_id")) is not None:
         request.run_id = jsontext.cleaned(str(run_id))
     inline = _sort_values(request, checkpoint, new_versions)
-    if request.large:
-        request.unknown = _unknown(request)
-        if not request.unknown:
-            _encode(request, {})
+    request.unknown = _unknown(request)
+    if not request.unknown and sum(len(each.value[1]) for each in request.large) <= at_once:
+        _encode(request, {})
     request.document = {**_sort_keys(request, checkpoint), "channel_values": inline}
     request.text = jsontext.dump_checkpoint(request.document)
     saved: RunnableConfig = {
@@ -271,9 +276,11 @@ def _unknown(request: Put) -> list[str]:
 
 def find_bases(conn: Connection, request: Put) -> None:
     """Look up the chains that are unknown, and encode the values."""
-    contents = Contents(conn, request.serde, request.place, request.history)
-    chains = contents.newest_chains(request.unknown)
-    request.history.remember(request.place, chains)
+    chains: Mapping[str, Chain] = {}
+    if request.unknown:
+        contents = Contents(conn, request.serde, request.place, request.history)
+        chains = contents.newest_chains(request.unknown)
+        request.history.remember(request.place, chains)
     _encode(request, chains)
 
 
@@ -282,6 +289,7 @@ def _encode(request: Put, chains: Mapping[str, Chain]) -> None:
     for each in request.large:
         chain = chains.get(each.channel) or history.usable(request.place, each.channel)
         each.columns, each.rest = history.encode(request.serde, each.value, chain or ())
+    request.encoded = True
 
 
 def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
