@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from sqlite3 import Connection
 from typing import Any, NamedTuple
@@ -58,19 +58,13 @@ class Contents:
         self._decoded: OrderedDict[tuple[str, str], Blob] = OrderedDict()
         self._bytes = 0
 
-    def load(self, keys: Mapping[str, str], *, newest: bool) -> Iterator[tuple[str, str, bytes]]:
-        """The values under `keys`, channel -> version, as (channel, type, bytes).
+    def load(self, row: Stored, *, newest: bool) -> Blob:
+        """A row's value, for reading a checkpoint.
 
-        The history learns their chains: always if they are the `newest`, else where it knows none.
+        The history learns its chain: always if it is the `newest` one's, else where it knows none.
         """
-        rows = [Stored._make(row) for row in self._select(sql.SELECT_BLOBS, keys)]
-        for row in rows:
-            if row.blob is None:
-                continue
-            if newest or self._history is None or not self._history.chain(self.place, row.channel):
-                yield row.channel, *self.learn(row)
-            else:
-                yield row.channel, *self.value(row)
+        known = self._history is not None and self._history.chain(self.place, row.channel)
+        return self.learn(row) if newest or not known else self.value(row)
 
     def learn(self, row: Stored) -> Blob:
         """A row's value, whose chain the history then knows."""
@@ -209,6 +203,8 @@ class Contents:
         self, channel: str, kind: str, blob: bytes, base: str | None, size: int | None
     ) -> Blob:
         """A pending write's value: its type and bytes."""
+        if is_plain(kind, blob, size):
+            return kind, blob
         row = Stored(channel, "of a pending write", kind, blob, base, size, None, None)
         kind, data = self.open(row)
         try:
@@ -325,6 +321,11 @@ class Layers:
         common = found.stop - found.start + self._size(position + 1) - found.resume
         check_size(len(found.rest) + common, size)
         self._differences[position] = found
+
+
+def is_plain(kind: Any, blob: Any, size: int | None) -> bool:
+    """Whether columns hold a value as it is, with nothing to be undone."""
+    return size is None and type(blob) is bytes and type(kind) is str and "+" not in kind
 
 
 def check_size(found: int, size: int) -> None:

@@ -17,7 +17,7 @@ from langgraph.checkpoint.serde.types import TASKS
 
 from . import jsontext, sql
 from .config import Address
-from .contents import Contents, Stored
+from .contents import Contents, Stored, is_plain
 from .history import History, Place
 from .jsontext import parameter
 from .values import EXTRAS, blob_keys, inner, load_notes, loads
@@ -60,6 +60,22 @@ class Row(NamedTuple):
         return blob_keys(self.checkpoint, self.notes)
 
 
+class _Places:
+    """The contents of each place that rows come from, made when they are needed."""
+
+    def __init__(self, conn: Connection, decoder: Decoder) -> None:
+        self._conn, self._decoder = conn, decoder
+        self._contents: dict[Place, Contents] = {}
+
+    def at(self, row: Row) -> Contents:
+        """Those of a row's place."""
+        place = (row.thread_id, row.checkpoint_ns)
+        if (contents := self._contents.get(place)) is None:
+            contents = Contents(self._conn, self._decoder.serde, place, self._decoder.history)
+            self._contents[place] = contents
+        return contents
+
+
 def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointTuple | None:
     """The checkpoint at a place, or the newest there; None if there is none."""
     if place.checkpoint_id is None:
@@ -69,19 +85,33 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
     if columns is None:
         return None
     row = Row.of(columns)
+    contents = _Places(conn, decoder)
+    _load_values(conn, decoder, row, contents, newest=place.checkpoint_id is None)
     serde = inner(decoder.serde)
-    contents = Contents(conn, decoder.serde, row[:2], decoder.history)
-    if keys := row.blob_keys():
-        values = row.checkpoint["channel_values"]
-        newest = place.checkpoint_id is None
-        for channel, kind, data in contents.load(keys, newest=newest):
-            values[channel] = loads(serde, channel, kind, data)
-    writes = [
-        (task_id, channel, loads(serde, channel, *contents.written(channel, *columns)))
-        for task_id, channel, *columns in conn.execute(sql.SELECT_WRITES, row[:3])
-    ]
+    writes: list[PendingWrite] = []
+    for task_id, channel, kind, data, *others in conn.execute(sql.SELECT_WRITES, row[:3]):
+        if not is_plain(kind, data, others[-1]):
+            kind, data = contents.at(row).written(channel, kind, data, *others)
+        writes.append((task_id, channel, loads(serde, channel, kind, data)))
     _complete(conn, decoder, [row])
     return _to_tuple(row, writes)
+
+
+def _load_values(
+    conn: Connection, decoder: Decoder, row: Row, contents: _Places, *, newest: bool
+) -> None:
+    """Put the values that lie in blobs into their row."""
+    keys = row.blob_keys()
+    if not keys:
+        return
+    values, serde = row.checkpoint["channel_values"], inner(decoder.serde)
+    for columns in conn.execute(sql.SELECT_BLOBS, (parameter(keys), *row[:2])).fetchall():
+        channel, _, kind, data, _, size, token, _ = columns
+        if token is not None or not is_plain(kind, data, size):
+            if data is None:
+                continue
+            kind, data = contents.at(row).load(Stored._make(columns), newest=newest)
+        values[channel] = loads(serde, channel, kind, data)
 
 
 def _to_tuple(row: Row, writes: list[PendingWrite]) -> CheckpointTuple:
@@ -133,7 +163,7 @@ def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
     wanted = parameter(_numbered(old, [str(row.parent_id) for row in old]))
     sends: dict[int, list[Any]] = {}
     found = conn.execute(sql.SELECT_SENDS_OF_PAGE, (wanted, TASKS)).fetchall()
-    contents = _Places(conn, decoder.serde)
+    contents = _Places(conn, decoder)
     for number, *columns in found:
         value = contents.at(old[int(number)]).written(TASKS, *columns)
         sends.setdefault(int(number), []).append(loads(inner(decoder.serde), TASKS, *value))
@@ -154,21 +184,6 @@ def _numbered(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, dict[str, di
     return wanted
 
 
-class _Places:
-    """The contents of each place that a page comes from."""
-
-    def __init__(self, conn: Connection, serde: SerializerProtocol) -> None:
-        self._conn, self._serde = conn, serde
-        self._contents: dict[Place, Contents] = {}
-
-    def at(self, row: Row) -> Contents:
-        """Those of a row's place."""
-        place = (row.thread_id, row.checkpoint_ns)
-        if (contents := self._contents.get(place)) is None:
-            self._contents[place] = contents = Contents(self._conn, self._serde, place)
-        return contents
-
-
 def load_page(
     conn: Connection, decoder: Decoder, rows: Sequence[Row]
 ) -> tuple[list[CheckpointTuple], int]:
@@ -177,7 +192,7 @@ def load_page(
     Values that rest on others take a third one for each thread and namespace, checkpoints of a
     format before 4 one more.
     """
-    places = _Places(conn, decoder.serde)
+    places = _Places(conn, decoder)
     blob_bytes = _load_blobs(conn, inner(decoder.serde), rows, places)
     writes, write_bytes = _load_writes(conn, inner(decoder.serde), rows, places)
     _complete(conn, decoder, rows)
@@ -190,23 +205,29 @@ def _load_blobs(
 ) -> int:
     """Put the values that lie in blobs into their rows."""
     wanted, users = _blobs_wanted(rows)
-    found = conn.execute(sql.SELECT_BLOBS_OF_PAGE, (parameter(wanted),)).fetchall()
-    blobs: dict[Contents, list[tuple[Stored, _Users]]] = {}
-    for number, *columns in found:
-        row, values = users[int(number)]
-        blobs.setdefault(places.at(row), []).append((Stored._make(columns), values))
     size = 0
-    for contents, those in blobs.items():
+    resting: dict[Contents, list[tuple[Stored, _Users]]] = {}
+    for number, *columns in conn.execute(sql.SELECT_BLOBS_OF_PAGE, (parameter(wanted),)).fetchall():
+        row, values = users[int(number)]
+        blob = Stored._make(columns)
+        if is_plain(blob.kind, blob.blob, blob.size):
+            size += _hand_out(serde, blob.channel, blob.kind, blob.blob, values)
+        elif blob.blob is not None:
+            resting.setdefault(places.at(row), []).append((blob, values))
+    for contents, those in resting.items():
         # Oldest first: newer versions rest on them.
         for blob, values in sorted(those, key=_by_age):
-            if blob.blob is None:
-                continue
-            kind, data = contents.value(blob)
-            size += len(data)
-            # One that several rows share is read once, and decoded for each.
-            for each in values:
-                each[blob.channel] = loads(serde, blob.channel, kind, data)
+            size += _hand_out(serde, blob.channel, *contents.value(blob), values)
     return size
+
+
+def _hand_out(
+    serde: SerializerProtocol, channel: str, kind: str, data: bytes, users: _Users
+) -> int:
+    """Decode a value for each of the rows that share it; returns its bytes."""
+    for values in users:
+        values[channel] = loads(serde, channel, kind, data)
+    return len(data)
 
 
 # The channel values of the rows that share a blob.
@@ -244,8 +265,10 @@ def _load_writes(
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
     found = conn.execute(sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)).fetchall()
-    for number, task_id, channel, *columns in found:
-        kind, data = places.at(rows[int(number)]).written(channel, *columns)
+    for number, task_id, channel, kind, data, *others in found:
+        if not is_plain(kind, data, others[-1]):
+            contents = places.at(rows[int(number)])
+            kind, data = contents.written(channel, kind, data, *others)
         size += len(data)
         writes[int(number)].append((task_id, channel, loads(serde, channel, kind, data)))
     return writes, size
