@@ -50,8 +50,8 @@ from .database.upkeep import Progress, Vacuum
 
 T = TypeVar("T")
 
-# Up to so many bytes of large values are compressed in the event loop, a millisecond's work at
-# worst; more in a thread.
+# Up to so many bytes of large values are compressed in the event loop, about two milliseconds'
+# work at worst; more in a thread.
 _IN_THE_LOOP = 256_000
 
 

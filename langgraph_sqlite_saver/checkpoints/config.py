@@ -64,6 +64,7 @@ def stored_text(text: str, what: str) -> str:
 
 
 def check_channel(channel: Any) -> None:
+    """Raise for a channel's name that is no text, or none that a file can hold."""
     if not isinstance(channel, str):
         raise InvalidTypeError(f"a channel's name, in values and writes, is a str, not {channel!r}")
     stored_text(channel, "channel")

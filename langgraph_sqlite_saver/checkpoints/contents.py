@@ -144,9 +144,9 @@ class Contents:
     def newest_chains(self, channels: Sequence[str]) -> dict[str, Chain]:
         """The chains of the newest versions; empty where there is none, or it cannot be read."""
         chains: dict[str, Chain] = dict.fromkeys(channels, ())
-        rows = [Stored._make(row) for row in self._select(sql.SELECT_NEWEST_BLOBS, channels)]
-        rows = [row for row in rows if row.token is not None]
-        for row in rows:
+        for row in map(Stored._make, self._select(sql.SELECT_NEWEST_BLOBS, channels)):
+            if row.token is None:
+                continue
             with suppress(SerializationError):
                 chains[row.channel] = self.with_base(row.channel, self.chain(row)[1])
         return chains
@@ -197,6 +197,7 @@ class Contents:
         return kind[len(mark) :], data
 
     def damaged(self, row: Stored, reason: str) -> DamagedError:
+        """The error that names a row."""
         return DamagedError(*self.place, row.channel, row.version, reason)
 
     def written(

@@ -189,8 +189,8 @@ def load_page(
 ) -> tuple[list[CheckpointTuple], int]:
     """Decode several rows with two statements, however many they are; also their bytes.
 
-    Values that rest on others take a third one for each thread and namespace, checkpoints of a
-    format before 4 one more.
+    What a value rests on is looked up row by row, unless it is at hand; checkpoints of a format
+    before 4 take one statement more.
     """
     places = _Places(conn, decoder)
     blob_bytes = _load_blobs(conn, inner(decoder.serde), rows, places)
