@@ -13,6 +13,8 @@ PACKAGE = ROOT / "langgraph_sqlite_saver"
 ALLOWED = {
     "database": {"database"},
     "checkpoints": {"checkpoints", "database"},
+    "relay": {"relay", "database"},
+    "cli": {"cli", "relay", "checkpoints", "database", ""},
     "": {"", "checkpoints", "database"},
 }
 

@@ -1,0 +1,260 @@
+"""The Redis commands that read and write whole keys; nothing here talks to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import layout
+from .values import Member, Value, stream_id, unpack_list
+
+Command = tuple[Any, ...]
+
+# How a key that Redis has already is brought together with what SQLite holds of it:
+# "replace" it; keep what is "missing" only, the key itself; add to what has begun anew after a
+# "total" loss; or go on from SQLite's state after a "rollback" to an older one.
+Mode = Literal["replace", "append", "missing", "total", "rollback"]
+
+# One command for a key, whatever its type, so that nobody sees half of it, on a cluster too.
+# ARGV: the mode; the type; when it expires (ms since 1970, or nothing); the kind of content; data.
+WRITE = """
+local key, mode, kind, at, content = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local first = 5
+local commands = {string='SET', hash='HSET', list='RPUSH', set='SADD', zset='ZADD'}
+local later = {}
+local there = mode ~= 'replace' and redis.call('EXISTS', key) == 1
+if there and mode == 'missing' then return 0 end
+if there and (mode == 'total' or mode == 'rollback') then
+  if redis.call('TYPE', key).ok ~= kind then return 0 end
+  local changed = 0
+  if content == 'counters' then
+    for i = first, #ARGV, 2 do
+      local now = redis.call('HGET', key, ARGV[i])
+      if not now then
+        redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+        changed = 1
+      elseif (tonumber(now) or 0) < (tonumber(ARGV[i + 1]) or 0) then
+        changed = 1
+        if mode == 'rollback' then
+          redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+        else
+          redis.call('HINCRBYFLOAT', key, ARGV[i], ARGV[i + 1])
+        end
+      end
+    end
+    return changed
+  end
+  if content == 'sum' then
+    local now = redis.call('GET', key)
+    if (tonumber(now) or 0) >= (tonumber(ARGV[first]) or 0) then return 0 end
+    if mode == 'total' then
+      redis.call('INCRBYFLOAT', key, ARGV[first])
+    else
+      redis.call('SET', key, ARGV[first], 'KEEPTTL')
+    end
+    return 1
+  end
+  if kind == 'list' then
+    local known, fresh = {}, {}
+    for i = first, #ARGV do known[ARGV[i]] = (known[ARGV[i]] or 0) + 1 end
+    for _, item in ipairs(redis.call('LRANGE', key, 0, -1)) do
+      if (known[item] or 0) > 0 then known[item] = known[item] - 1
+      else fresh[#fresh + 1] = item end
+    end
+    local ttl = redis.call('PTTL', key)
+    redis.call('DEL', key)
+    for i = first, #ARGV do fresh[#fresh + 1] = ARGV[i] end
+    for i = 1, #fresh, 4000 do
+      redis.call('RPUSH', key, unpack(fresh, i, math.min(i + 3999, #fresh)))
+    end
+    if content == 'records' then redis.call('LTRIM', key, 0, 199) end
+    if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
+    return 1
+  end
+  if kind == 'stream' then
+    -- Ids only rise: what began anew goes behind what is restored.
+    if mode == 'total' then
+      later = redis.call('XRANGE', key, '-', '+')
+      redis.call('DEL', key)
+    end
+  elseif mode == 'rollback' then
+    mode = 'replace'
+  elseif kind == 'hash' then
+    for i = first, #ARGV, 2 do
+      changed = math.max(changed, redis.call('HSETNX', key, ARGV[i], ARGV[i + 1]))
+    end
+    return changed
+  elseif kind == 'set' then
+    for i = first, #ARGV do
+      changed = math.max(changed, redis.call('SADD', key, ARGV[i]))
+    end
+    return changed
+  elseif kind == 'zset' then
+    for i = first, #ARGV, 2 do
+      changed = math.max(changed, redis.call('ZADD', key, 'NX', ARGV[i], ARGV[i + 1]))
+    end
+    return changed
+  else
+    return 0
+  end
+end
+if mode == 'replace' then redis.call('DEL', key) end
+if kind == 'stream' then
+  -- The last id, which a deleted entry may have had, and the groups come before the entries.
+  local about = tonumber(content) or 0
+  local i = first + about
+  while i <= #ARGV do
+    local count = tonumber(ARGV[i + 1])
+    redis.pcall('XADD', key, ARGV[i], unpack(ARGV, i + 2, i + 1 + count))
+    i = i + 2 + count
+  end
+  for _, entry in ipairs(later) do
+    redis.pcall('XADD', key, entry[1], unpack(entry[2]))
+  end
+  if about > 0 then
+    for g = first + 1, first + about - 1, 2 do
+      redis.pcall('XGROUP', 'CREATE', key, ARGV[g], ARGV[g + 1], 'MKSTREAM')
+    end
+    redis.pcall('XSETID', key, ARGV[first])
+  end
+else
+  for i = first, #ARGV, 4000 do
+    redis.call(commands[kind], key, unpack(ARGV, i, math.min(i + 3999, #ARGV)))
+  end
+end
+if at ~= '' then redis.call('PEXPIREAT', key, at) end
+return 1
+"""
+
+# Raw entries: as a dict, which redis-py makes of XRANGE's reply, a field could come once only.
+_READ_STREAM = "return redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])"
+
+# Replies of XINFO are lists of names and values, whose order is not promised.
+_NAMED = """
+local function named(reply)
+  local found = {}
+  for i = 1, #reply, 2 do found[reply[i]] = reply[i + 1] end
+  return found
+end
+"""
+_STREAM_END = _NAMED + "return named(redis.call('XINFO', 'STREAM', KEYS[1]))['last-generated-id']"
+_STREAM_GROUPS = (
+    _NAMED
+    + """
+local groups = {}
+for i, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local about = named(group)
+  groups[i] = {about['name'], about['last-delivered-id']}
+end
+return groups
+"""
+)
+
+# Arguments in one command: a longer value is written by several.
+_PIECE = 20_000
+STREAM_PAGE = 500
+
+_READ = {
+    "string": ("GET",),
+    "hash": ("HGETALL",),
+    "list": ("LRANGE", 0, -1),
+    "set": ("SMEMBERS",),
+    "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+}
+
+# Types whose content one command tells.
+READABLE = frozenset(_READ)
+
+
+@dataclass(frozen=True)
+class KeyState:
+    """A key as SQLite holds it; without a value it must not be in Redis."""
+
+    key: bytes
+    value: Value | None
+    expires_at: int | None = None
+    entries: tuple[Member, ...] = ()
+
+
+def read(kind: str, key: bytes) -> Command:
+    """The command that reads a key of a type; not for streams."""
+    name, *options = _READ[kind]
+    return (name, key, *options)
+
+
+def read_stream(key: bytes, after: bytes | None, count: int = STREAM_PAGE) -> Command:
+    """A page of a stream's entries, those after an id."""
+    start = b"(" + after if after else b"-"
+    return ("EVAL", _READ_STREAM, 1, key, start, count)
+
+
+def describe_stream(key: bytes) -> list[Command]:
+    """Commands that give a stream's last id, and its groups with the ids they have got to."""
+    return [("EVAL", _STREAM_END, 1, key), ("EVAL", _STREAM_GROUPS, 1, key)]
+
+
+def write(state: KeyState, mode: Mode) -> Iterator[Command]:
+    """The commands that bring a key to Redis, or remove it there: mostly one."""
+    if state.value is None:
+        yield ("DEL", state.key)
+        return
+    for number, (content, piece) in enumerate(_pieces(state, mode)):
+        how: Mode = mode if number == 0 or mode != "replace" else "append"
+        expires: Any = "" if state.expires_at is None else state.expires_at
+        yield ("EVAL", WRITE, 1, state.key, how, state.value.type, expires, content, *piece)
+
+
+def _pieces(state: KeyState, mode: Mode) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """What the data are, and the data, a part at a time."""
+    value = state.value
+    assert value is not None
+    if value.type == "stream":
+        yield from _stream_pieces(value.data, state.entries, mode)
+        return
+    data: Sequence[bytes] = value.data
+    if value.type == "zset":  # ZADD wants the score first
+        data = [part for member, score in value.pairs() for part in (score, member)]
+    content = _content(state.key, value.type)
+    for start in range(0, max(len(data), 1), _PIECE):
+        yield content, data[start : start + _PIECE]
+
+
+def _content(key: bytes, kind: str) -> str:
+    """What the values mean, where two copies of a key are brought together."""
+    if kind == "hash" and key.startswith((b"usage:", b"account_usage:")):
+        return "counters"
+    if kind == "string" and key.startswith((b"usage:cost:", b"usage:opus:")):
+        return "sum"
+    return "records" if key.startswith(layout.RECORDS) else ""
+
+
+def _stream_pieces(
+    about: Sequence[bytes], entries: Sequence[Member], mode: Mode
+) -> Iterator[tuple[int, list[bytes]]]:
+    """A stream's entries; with the last of them what else there is to say of it."""
+    # What began anew is put behind all of it, by one command.
+    page = max(len(entries), 1) if mode == "total" else STREAM_PAGE
+    for start in range(0, max(len(entries), 1), page):
+        is_last = start + page >= len(entries)
+        piece = list(about) if is_last else []
+        for member, packed in entries[start : start + page]:
+            fields = unpack_list(packed or b"")
+            piece += [stream_id(member), b"%d" % len(fields), *fields]
+        yield (len(about) if is_last else 0), piece
+
+
+def write_member(key: bytes, kind: str, member: bytes, value: Member | None) -> Command:
+    """The command that brings one member of a collection to Redis, or removes it there."""
+    if value is None:
+        return ({"hash": "HDEL", "set": "SREM", "zset": "ZREM"}[kind], key, member)
+    if kind == "hash":
+        return ("HSET", key, member, value[1])
+    if kind == "set":
+        return ("SADD", key, member)
+    return ("ZADD", key, value[1], member)
+
+
+def flat(groups: Iterable[Iterable[Command]]) -> list[Command]:
+    """Commands of several keys as one list."""
+    return [command for group in groups for command in group]

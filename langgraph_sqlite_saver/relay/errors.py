@@ -1,0 +1,24 @@
+"""What can go wrong beside SQLite: the relay's errors, each of which a caller can act on."""
+
+from __future__ import annotations
+
+from ..database import StorageError
+
+
+class RedisUnavailableError(StorageError):
+    """Redis is down, refuses or is too slow; what was to be saved is committed in SQLite.
+
+    `answered` says whether it was there and refused.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+class SqliteDisabledError(StorageError):
+    """ENABLE_SQLITE is false, and only SQLite could do this."""
+
+
+class UsageNotStoredError(StorageError):
+    """Usage records wait in memory because SQLite refuses them; the cause says why."""

@@ -1,0 +1,211 @@
+"""What the store does with SQLite and Redis together, once for its sync and its async face.
+
+SQLite commits first, then Redis is told; it answers reads, and SQLite those that it cannot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from ..database import StorageError
+from . import layout, outbox, records
+from .errors import RedisUnavailableError
+from .layout import Place, raw, text
+from .outbox import Change
+from .projection import fields_of
+from .records import Record, Saved
+from .steps import Ask, Steps, read, write
+from .times import Buckets
+from .values import Value
+
+# For how long a Redis that did not answer is not asked again, in seconds.
+_PATIENCE = 1.0
+
+
+class Health:
+    """What is known of Redis: whether it answers, and which changes it has not taken."""
+
+    def __init__(self) -> None:
+        self._down_until = 0.0
+        self._mutex = threading.Lock()
+        self._failed: set[int] = set()
+        self.wake = threading.Event()
+
+    @property
+    def is_down(self) -> bool:
+        """Whether asking it now would most likely be waiting in vain."""
+        return self._down_until > 0 and time.monotonic() < self._down_until
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether what it answers is what was saved last, as far as this process knows."""
+        return not self._failed and not self.is_down
+
+    @property
+    def failed(self) -> tuple[int, ...]:
+        """Rows of the outbox whose calls gave up."""
+        with self._mutex:
+            return tuple(self._failed)
+
+    def went_down(self, error: RedisUnavailableError) -> None:
+        """A call failed."""
+        if not error.answered:
+            self._down_until = time.monotonic() + _PATIENCE
+
+    def came_back(self) -> None:
+        """It answers."""
+        self._down_until = 0.0
+
+    def gave_up(self, id: int) -> None:
+        """A change waits in the outbox."""
+        with self._mutex:
+            self._failed.add(id)
+        self.wake.set()
+
+    def drained(self, ids: tuple[int, ...]) -> None:
+        """Changes have reached Redis."""
+        with self._mutex:
+            self._failed.difference_update(ids)
+
+
+class Logic:
+    """The store's operations as steps; `strict`: raise where Redis does not take a change."""
+
+    def __init__(self, health: Health, buckets: Buckets, *, strict: bool) -> None:
+        self.health = health
+        self._buckets = buckets
+        self._strict = strict
+        self._returning: set[bytes] = set()
+
+    def save(
+        self, record: Record, expires_at: int | None, actor: str, strict: bool | None
+    ) -> Steps[None]:
+        """Store a record, here and then in Redis."""
+        saved = yield write(records.save, record, expires_at, actor, self._buckets)
+        yield from self._tell(saved, strict)
+
+    def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> Steps[bool]:
+        """Delete a record, here and then in Redis; whether it was there."""
+        known, saved = yield write(records.delete, place, key, actor)
+        yield from self._tell(saved, strict)
+        return bool(known)
+
+    def get(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
+        """A record's fields: from Redis, or from SQLite and then back into Redis."""
+        found = yield from self._ask_redis(place, key)
+        return found if found is not None else (yield from self._from_sqlite(place, key))
+
+    def find(self, hashed: str) -> Steps[dict[str, Any] | None]:
+        """The API key that a hash stands for."""
+        for id in (yield from self._ids_of(hashed)):
+            if id is None:
+                continue
+            place, key = records.api_key_place(id)
+            found = yield from self.get(place, key)
+            # An entry that outlived a change of the secret must not let the old one in.
+            if found is not None and found.get("apiKey") == hashed:
+                return found
+        return None
+
+    def _ids_of(self, hashed: str) -> Steps[tuple[str | None, ...]]:
+        """What Redis says, and if it may be wrong, what SQLite says."""
+        if self.health.may_answer:
+            try:
+                (id,) = yield Ask([("HGET", layout.HASH_MAP, raw(hashed))])
+                if id is not None:
+                    return (text(id),)
+            except RedisUnavailableError as error:
+                self.health.went_down(error)
+        return ((yield read(records.id_of_hash, hashed)),)
+
+    def _ask_redis(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
+        if not self.health.may_answer:
+            return None
+        try:
+            (reply,) = yield Ask((records.ask_for(place, key),))
+        except RedisUnavailableError as error:
+            self.health.went_down(error)
+            return None
+        return fields_of_reply(place, reply)
+
+    def _from_sqlite(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
+        found = yield read(records.fields, place, key)
+        # One of many that miss it at once puts it back.
+        if found is not None and self.health.may_answer and key not in self._returning:
+            self._returning.add(key)
+            try:
+                saved = yield write(records.put_back, place, key)
+                if saved is not None:
+                    yield from self._tell(saved, strict=False)
+            except StorageError:
+                pass  # the record is here all the same
+            finally:
+                self._returning.discard(key)
+        return found  # type: ignore[no-any-return]
+
+    def _tell(self, saved: Saved, strict: bool | None) -> Steps[None]:
+        """Tell Redis what was committed, and again if that changed meanwhile."""
+        raises = self._strict if strict is None else strict
+        seen: outbox.Current | None = saved.seen
+        try:
+            if self.health.is_down and not raises:
+                self.health.gave_up(saved.outbox_id)
+                return
+            while seen is not None:
+                yield Ask(seen.commands)
+                seen = yield write(outbox.finish, saved.outbox_id, seen)
+            self.health.came_back()
+        except RedisUnavailableError as error:
+            self.health.went_down(error)
+            self.health.gave_up(saved.outbox_id)
+            if raises:
+                raise
+        except StorageError:  # it is saved and Redis has it; that this is so could not be noted
+            self.health.gave_up(saved.outbox_id)
+        except BaseException:  # cancelled: the row tells what is left to do
+            self.health.gave_up(saved.outbox_id)
+            raise
+
+    def tell(self, saved: Saved) -> Steps[None]:
+        """Tell Redis what was committed."""
+        yield from self._tell(saved, None)
+
+    def drain(self, *, everything: bool = False) -> Steps[int]:
+        """Bring what waits in the outbox to Redis; how many rows that were due are done."""
+        done = 0
+        while True:
+            failed = self.health.failed
+            waiting: outbox.Waiting = yield read(outbox.waiting, failed, everything)
+            if not waiting.ids:
+                break
+            yield from self.bring(waiting.changes)
+            yield write(outbox.discard, waiting.finished)
+            self.health.drained(waiting.ids)
+            done += len(waiting.finished)
+            everything = False
+        self.health.drained(failed)  # rows that somebody else has brought
+        self.health.came_back()
+        return done
+
+    def bring(self, changes: tuple[Change, ...]) -> Steps[None]:
+        """Bring what SQLite holds for these to Redis, until it is so."""
+        seen: outbox.Current | None = yield read(outbox.current, changes)
+        while seen is not None:
+            if seen.commands:
+                yield Ask(seen.commands)
+            seen = yield read(outbox.moved, seen)
+
+
+def fields_of_reply(place: Place, reply: Any) -> dict[str, Any] | None:
+    """A record's fields from Redis' reply; None if there is none."""
+    if not reply:
+        return None
+    if isinstance(reply, bytes):
+        return fields_of(place, Value("string", (reply,)))
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    try:
+        return {name.decode(): value.decode() for name, value in pairs}
+    except UnicodeDecodeError:
+        return {text(name): text(value) for name, value in pairs}

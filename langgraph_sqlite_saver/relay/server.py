@@ -1,0 +1,131 @@
+"""The Redis server, or the cluster of them: connecting, looking through its keys, what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.cluster
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+
+from ..database import InvalidInputError
+from .steps import REDIS_ERRORS, explained
+
+SCAN_COUNT = 1000
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where Redis is and how long to wait for it."""
+
+    url: str
+    cluster: bool
+    timeout: float
+
+    def __repr__(self) -> str:
+        return "Target(…)"  # the URL holds a password
+
+    def _options(self, retry: Any) -> dict[str, Any]:
+        # One more try at once: a connection that lay idle may have been closed meanwhile.
+        return {
+            "protocol": 2,
+            "socket_timeout": self.timeout,
+            "socket_connect_timeout": self.timeout,
+            "retry": retry(NoBackoff(), 1),
+        }
+
+    def connect(self) -> redis.Redis:
+        """A blocking client; it connects at the first command, on a cluster at once."""
+        factory: Any = RedisCluster if self.cluster else redis.Redis
+        with _explained():
+            client: redis.Redis = factory.from_url(self.url, **self._options(Retry))
+        return client
+
+    def connect_async(self) -> redis.asyncio.Redis:
+        """A client for the event loop that runs."""
+        factory: Any = redis.asyncio.cluster.RedisCluster if self.cluster else redis.asyncio.Redis
+        with _explained():
+            client: redis.asyncio.Redis = factory.from_url(self.url, **self._options(AsyncRetry))
+        return client
+
+
+class _explained:
+    """Redis' errors as ours; a URL that is none never appears in the message."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError):
+            raise InvalidInputError(
+                "the Redis URL cannot be read: it is redis://[user:password@]host[:port][/db], "
+                "rediss:// with TLS, or unix://path"
+            ) from None
+        if isinstance(error, REDIS_ERRORS):
+            raise explained(error, ("connecting",)) from None
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What a server says of itself; of a cluster, of all that hold keys."""
+
+    run_id: str
+    version: str
+    keys: int
+    evicted: int
+    flushes: int
+
+
+def nodes(client: redis.Redis) -> list[redis.Redis]:
+    """The servers that hold keys: of a cluster, each primary."""
+    if not isinstance(client, RedisCluster):
+        return [client]
+    with _explained():
+        found = [client.get_redis_connection(node) for node in client.get_primaries()]
+    return found
+
+
+def info(client: redis.Redis) -> ServerInfo:
+    """What the server says of itself; raises RedisUnavailableError."""
+    with _explained():
+        parts = [_info(node) for node in nodes(client)]
+    return ServerInfo(
+        " ".join(sorted(part.run_id for part in parts)),
+        parts[0].version,
+        sum(part.keys for part in parts),
+        sum(part.evicted for part in parts),
+        sum(part.flushes for part in parts),
+    )
+
+
+def _info(node: redis.Redis) -> ServerInfo:
+    pipe = node.pipeline(transaction=False)
+    for section in ("server", "stats", "commandstats"):
+        pipe.info(section)
+    pipe.dbsize()
+    server, stats, commands, keys = pipe.execute()
+    flushes = sum(
+        commands.get(f"cmdstat_{name}", {}).get("calls", 0)
+        for name in ("flushall", "flushdb", "swapdb")
+    )
+    version = server.get("valkey_version") or server.get("redis_version", "")
+    return ServerInfo(server["run_id"], version, keys, stats.get("evicted_keys", 0), flushes)
+
+
+def scan(client: redis.Redis, match: bytes | None = None) -> Iterator[list[bytes]]:
+    """All keys, in portions; some may come twice. Unlike KEYS it holds nobody up."""
+    for node in nodes(client):
+        cursor = 0
+        while True:
+            with _explained():
+                cursor, found = node.scan(cursor, match=match, count=SCAN_COUNT)
+            if found:
+                yield list(found)  # type: ignore[arg-type]
+            if cursor == 0:
+                break

@@ -1,0 +1,179 @@
+"""One source for sync and async: what has to be done, in steps, and two ways to take them.
+
+An operation of the store is a generator that yields steps, each a read or a write of SQLite or
+commands for Redis, and is sent what came of them. It is run by `take`, which blocks, or by
+`take_async`, which awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+
+from ..database import AsyncDatabase, Database
+from .commands import Command
+from .errors import RedisUnavailableError
+
+T = TypeVar("T")
+
+# redis-py derives what its cluster client raises from Exception alone.
+REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """`op(conn, *args)` on one snapshot of SQLite."""
+
+    op: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """`op(conn, *args)` in a transaction of SQLite."""
+
+    op: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Commands for Redis, in one round trip; their replies.
+
+    Raises RedisUnavailableError if one fails; `tolerant`: errors that Redis answers with are among
+    the replies.
+    """
+
+    commands: Sequence[Command]
+    tolerant: bool = False
+
+
+Step = Read | Write | Ask
+Steps = Generator[Step, Any, T]
+
+
+def read(op: Callable[..., Any], *args: Any) -> Read:
+    """A step that reads SQLite."""
+    return Read(op, args)
+
+
+def write(op: Callable[..., Any], *args: Any) -> Write:
+    """A step that writes SQLite."""
+    return Write(op, args)
+
+
+def take(steps: Steps[T], database: Database | None, client: redis.Redis | None) -> T:
+    """Take the steps one by one and return what they come to."""
+    outcome: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            step = steps.send(outcome) if failure is None else steps.throw(failure)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        outcome, failure = None, None
+        try:
+            if isinstance(step, Ask):
+                outcome = ask(client, step)
+            else:
+                assert database is not None
+                run = database.read if isinstance(step, Read) else database.write
+                outcome = run(step.op, *step.args)
+        except Exception as error:
+            failure = error
+
+
+async def take_async(
+    steps: Steps[T], database: AsyncDatabase | None, client: redis.asyncio.Redis | None
+) -> T:
+    """As `take`, for an event loop."""
+    outcome: Any = None
+    failure: Exception | None = None
+    while True:
+        try:
+            step = steps.send(outcome) if failure is None else steps.throw(failure)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        outcome, failure = None, None
+        try:
+            if isinstance(step, Ask):
+                outcome = await ask_async(client, step)
+            else:
+                assert database is not None
+                run = database.read if isinstance(step, Read) else database.write
+                outcome = await run(step.op, *step.args)
+        except Exception as error:
+            failure = error
+
+
+NO_REDIS = "the store was opened without a Redis: changes wait in the outbox"
+
+
+def ask(client: redis.Redis | None, step: Ask) -> list[Any]:
+    """Redis' replies to some commands."""
+    if client is None:
+        raise RedisUnavailableError(NO_REDIS)
+    try:
+        if len(step.commands) == 1:
+            return [client.execute_command(*step.commands[0])]  # type: ignore[no-untyped-call]
+        pipe = client.pipeline(transaction=False)
+        for command in step.commands:
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        return checked(step, pipe.execute(raise_on_error=False))
+    except REDIS_ERRORS as error:
+        return refused(step, error)
+
+
+async def ask_async(client: redis.asyncio.Redis | None, step: Ask) -> list[Any]:
+    """As `ask`, for an event loop."""
+    if client is None:
+        raise RedisUnavailableError(NO_REDIS)
+    try:
+        if len(step.commands) == 1:
+            return [await client.execute_command(*step.commands[0])]  # type: ignore[no-untyped-call]
+        pipe = client.pipeline(transaction=False)
+        for command in step.commands:
+            pipe.execute_command(*command)
+        return checked(step, await pipe.execute(raise_on_error=False))
+    except REDIS_ERRORS as error:
+        return refused(step, error)
+
+
+def checked(step: Ask, replies: list[Any]) -> list[Any]:
+    """The replies, unless one of them says that Redis refused."""
+    if not step.tolerant:
+        for command, reply in zip(step.commands, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise explained(reply, command)
+    return replies
+
+
+def refused(step: Ask, error: Exception) -> list[Any]:
+    """What an error means: a reply, where those are wanted, or that Redis cannot be had."""
+    answered = isinstance(error, redis.ResponseError) and len(step.commands) == 1
+    if step.tolerant and answered:
+        return [error]
+    raise explained(error, step.commands[0]) from None
+
+
+def explained(error: Exception, command: Command) -> RedisUnavailableError:
+    """Our error for one of Redis'. Its text may repeat what was sent: only its first word is ours.
+
+    The error itself is no cause of ours for the same reason.
+    """
+    if isinstance(error, redis.ResponseError):
+        code = str(error).split(" ", 1)[0].rstrip(":,'")
+        return RedisUnavailableError(
+            f"Redis refused {command[0]} ({type(error).__name__}: {code}). What was saved is safe "
+            "in SQLite and is written to Redis as soon as it takes it; see its log, its maxmemory "
+            "and the rights of this user.",
+            answered=True,
+        )
+    return RedisUnavailableError(
+        f"Redis does not answer ({type(error).__name__}). Check REDIS_HOST, REDIS_PORT and "
+        "REDIS_PASSWORD or REDIS_URL, and that it runs."
+    )

@@ -1,0 +1,608 @@
+"""`RelayStore`: API keys, accounts and usage of a Claude relay service, in SQLite beside Redis."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+from typing_extensions import Self
+
+from ..database import Database, InvalidInputError, PragmaValue, StorageError, upkeep
+from . import (
+    audit,
+    backups,
+    figures,
+    keys,
+    outbox,
+    records,
+    redis_only,
+    server,
+    settings,
+    trash,
+    usage,
+)
+from .audit import AuditEntry
+from .batching import UsageQueue
+from .comparing import Comparison, Difference
+from .errors import RedisUnavailableError, SqliteDisabledError
+from .logic import Health, Logic
+from .mirror import Mirror, Taken
+from .redis_only import RedisOnly
+from .restoring import Restored, Restorer
+from .schema import SCHEMA
+from .server import Target
+from .steps import NO_REDIS, Steps, take
+from .times import Buckets, cutoff, utc_text
+from .trash import TrashEntry
+from .usage import Period, UsageRecord, UsageTotals
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]
+
+# How long an API key stays in Redis after it was saved, as in the relay.
+API_KEY_TTL = timedelta(days=365)
+# How often the store looks whether Redis is still the one it was, in seconds.
+_WATCH = 1.0
+_PURGED_AT_ONCE = 5000
+
+
+class RelayStore:
+    """Keeps a relay's data in SQLite and in Redis, so that losing Redis loses nothing.
+
+    A change is committed in SQLite and then told to Redis; where Redis is down or refuses, the
+    call succeeds all the same and Redis is told as soon as it answers. Reads are answered by
+    Redis, and by SQLite what Redis has lost, which is then put back. A Redis that comes back empty
+    is filled again. It may be used from any thread and from many processes on one file.
+
+    Text is stored as given; nothing is coerced. Credentials stay as they were encrypted, and
+    appear in no log, error or audit entry.
+
+    Args:
+        path: The SQLite file, created with mode 0600 (and its directory) where it is missing; None
+            keeps everything in Redis alone (ENABLE_SQLITE=false), where only saving, reading,
+            listing and deleting work.
+        redis_url: As redis://:password@host:6379/0, rediss:// or unix://; None: no Redis.
+        cluster: The URL is that of a node of a Redis Cluster.
+        strict: Raise RedisUnavailableError where Redis does not take a change. The change is
+            committed all the same.
+        heal: Bring to Redis what waits and what it has lost: at the start, and in the background.
+            False for a store that only looks.
+        timezone_offset: Hours by which the relay's days and hours are ahead of UTC.
+        pragmas, lock_timeout: As for `Database`.
+        flush_interval: Seconds that usage records may wait for the disk: what a crash can lose.
+        queue_size: How many usage records may wait; callers wait when there are more.
+        socket_timeout: Seconds to wait for Redis.
+
+    Raises:
+        StorageError: A subclass that says what to do, from here and from every method.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = settings.DEFAULT_PATH,
+        redis_url: str | None = "redis://localhost:6379/0",
+        *,
+        cluster: bool = False,
+        strict: bool = False,
+        heal: bool = True,
+        timezone_offset: float = 8.0,
+        pragmas: Mapping[str, PragmaValue] | None = None,
+        lock_timeout: float = 30.0,
+        flush_interval: float = 0.2,
+        queue_size: int = 20_000,
+        socket_timeout: float = 5.0,
+    ) -> None:
+        if path is None and redis_url is None:
+            raise InvalidInputError("a store needs a path, or a Redis, or both")
+        if path is not None and os.fspath(path) not in ("", ":memory:"):
+            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+        self._heals = heal
+        self.path = path
+        self.target = Target(redis_url, cluster, socket_timeout) if redis_url else None
+        self._client: redis.Redis | None = None
+        if self.target is not None and not cluster:
+            self._client = self.target.connect()
+        self._buckets = Buckets(timezone_offset)
+        self._health = Health()
+        self._logic = Logic(self._health, self._buckets, strict=strict)
+        self.logic: Logic | RedisOnly = self._logic if path is not None else RedisOnly()
+        self._database = (
+            Database(path, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout)
+            if path is not None
+            else None
+        )
+        self._queue = UsageQueue(self._store_usage, flush_interval, queue_size)
+        self._opening = threading.Lock()
+        self._opened = False
+        self._closed = threading.Event()
+        self._watcher: threading.Thread | None = None
+        atexit.register(_flush_at_exit, weakref.ref(self._queue))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """A store with the settings of the relay's `.env`.
+
+        ENABLE_SQLITE (default true), SQLITE_DB_PATH (./data/relay-service.db), REDIS_URL or
+        REDIS_HOST, REDIS_PORT, REDIS_PASSWORD, REDIS_DB, REDIS_ENABLE_TLS; TIMEZONE_OFFSET (8).
+
+        Args:
+            environ: The variables; those of the process if it is None.
+            overrides: Arguments of the class, which count more.
+        """
+        return cls(**cls.arguments_of(environ, overrides))
+
+    @staticmethod
+    def arguments_of(
+        environ: Mapping[str, str] | None, overrides: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The arguments that `from_env` makes a store with."""
+        found = settings.from_environment(os.environ if environ is None else environ)
+        return {**found, **overrides}
+
+    def __repr__(self) -> str:
+        place = "Redis alone" if self._database is None else self._database.name
+        return f"<{type(self).__name__} {place}>"
+
+    @property
+    def database(self) -> Database:
+        """The SQLite file, for queries of one's own; raises SqliteDisabledError without one."""
+        if self._database is None:
+            raise self.without_sqlite()
+        return self._database
+
+    @staticmethod
+    def without_sqlite() -> SqliteDisabledError:
+        """The error for what only SQLite can do."""
+        return SqliteDisabledError(
+            "ENABLE_SQLITE is false: this needs the SQLite file. Set it to true, or give a path"
+        )
+
+    @property
+    def redis(self) -> redis.Redis:
+        """The Redis client; raises RedisUnavailableError without one."""
+        if self.target is None:
+            raise RedisUnavailableError(NO_REDIS)
+        if self._client is None:  # a cluster is asked for its nodes, and must be up for that
+            self._client = self.target.connect()
+        return self._client
+
+    # Opening and closing.
+
+    def open(self) -> None:
+        """Open the file, bring to Redis what waits, and restore a Redis that has lost its keys.
+
+        The first call of any method does it else. A Redis that is down is waited for in the
+        background.
+        """
+        if self._opened:
+            return
+        with self._opening:
+            if self._opened:
+                return
+            if self._database is not None:
+                self._database.open()
+            if self._database is not None and self._heals:
+                self._heal()
+                if self.target is not None:
+                    self._watcher = threading.Thread(
+                        target=_watch, args=(weakref.ref(self), self._closed, self._health.wake),
+                        name="langgraph-sqlite-relay", daemon=True,
+                    )  # fmt: skip
+                    self._watcher.start()
+            self._opened = True
+
+    def close(self) -> None:
+        """Store what usage waits, and close the file and the connections.
+
+        Raises UsageNotStoredError for usage that SQLite refused.
+        """
+        self._closed.set()
+        self._health.wake.set()
+        try:
+            self._queue.close()
+        finally:
+            watcher = self._watcher
+            if watcher is not None and watcher is not threading.current_thread():
+                watcher.join()
+            if self._database is not None:
+                self._database.close()
+            if self._client is not None:
+                self._client.close()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _heal(self) -> None:
+        """Bring Redis up to date, if it is there; all of it, if it is not the one it was."""
+        if self.target is None:
+            return
+        try:
+            about = server.info(self.redis)
+            known = self.database.read(keys.state, "run_id")
+            take(self._logic.drain(everything=True), self.database, self._client)
+            if about.run_id != known or about.keys == 0:
+                self._restorer().restore()
+                self.database.write(keys.set_state, "run_id", about.run_id)
+            self._health.came_back()
+        except RedisUnavailableError as error:
+            self._health.went_down(error)
+
+    def _tick(self) -> None:
+        """What the background does from time to time."""
+        try:
+            about = server.info(self.redis)
+            self._health.came_back()
+            if about.run_id != self.database.read(keys.state, "run_id") or about.keys == 0:
+                self._heal()
+            elif self.database.read(outbox.count):
+                take(self._logic.drain(), self.database, self._client)
+            else:
+                self._health.drained(self._health.failed)
+        except RedisUnavailableError as error:
+            self._health.went_down(error)
+
+    def _run(self, steps: Steps[T]) -> T:
+        if not self._opened:
+            self.open()
+        client = self._client
+        if client is None and self.target is not None:
+            with suppress(RedisUnavailableError):
+                client = self.redis
+        return take(steps, self._database, client)
+
+    def _restorer(self) -> Restorer:
+        return Restorer(self.database, self.redis, self._logic)
+
+    def mirror(self) -> Mirror:
+        """What takes keys over from Redis."""
+        return Mirror(self.database, self.redis, self._buckets)
+
+    # API keys.
+
+    def save_api_key(
+        self,
+        fields: Mapping[str, str],
+        *,
+        ttl: timedelta | None = API_KEY_TTL,
+        actor: str = "",
+        strict: bool | None = None,
+    ) -> None:
+        """Store an API key whole, as `fields` have it, with its place in the relay's indexes.
+
+        Args:
+            fields: Its fields, `id` among them, as the relay names and writes them; `apiKey` is
+                the hash by which requests find it.
+            ttl: How long it stays in Redis; None for ever.
+            actor: Who changes it, for the audit log.
+            strict: Overrides the store's.
+        """
+        record = records.api_key(fields)
+        self._run(self.logic.save(record, keys.expiry(ttl), actor, strict))
+
+    def get_api_key(self, id: str) -> dict[str, str] | None:
+        """An API key's fields; None if there is none."""
+        return self._run(self.logic.get(*records.api_key_place(id)))
+
+    def find_api_key(self, hashed: str) -> dict[str, str] | None:
+        """The API key that has this hash, which the relay looks up at every request."""
+        return self._run(self.logic.find(hashed))
+
+    def list_api_keys(self, *, limit: int = 100, after: str | None = None) -> list[dict[str, str]]:
+        """A page of API keys in the order of their ids; `after`: the last id of the one before."""
+        return self._page(b"apikey:", after, limit)
+
+    def _page(self, prefix: bytes, after: str | None, limit: int) -> list[dict[str, Any]]:
+        self.open()
+        if self._database is None:
+            return redis_only.page(self.redis, prefix, after, limit)
+        return self._database.read(records.page, prefix, after, limit)
+
+    def delete_api_key(self, id: str, *, actor: str = "", strict: bool | None = None) -> bool:
+        """Delete an API key for good, with its usage records and counters; False if unknown."""
+        return self._run(self.logic.delete(*records.api_key_place(id), actor, strict))
+
+    # Accounts.
+
+    def save_account(
+        self,
+        account_type: str,
+        fields: Mapping[str, Any] | str,
+        *,
+        actor: str = "",
+        strict: bool | None = None,
+    ) -> None:
+        """Store an account whole, as `fields` have it, with its place in the relay's indexes.
+
+        Args:
+            account_type: One of ACCOUNT_TYPES.
+            fields: Text by name, `id` among them, credentials encrypted; for "bedrock", which the
+                relay keeps as JSON, what JSON can hold, or the JSON itself.
+            actor, strict: As for `save_api_key`.
+        """
+        self._run(self.logic.save(records.account(account_type, fields), None, actor, strict))
+
+    def get_account(self, account_type: str, id: str) -> dict[str, Any] | None:
+        """An account's fields; None if there is none."""
+        return self._run(self.logic.get(*records.account_place(account_type, id)))
+
+    def list_accounts(
+        self, account_type: str, *, limit: int = 100, after: str | None = None
+    ) -> list[dict[str, Any]]:
+        """A page of accounts of a type, as `list_api_keys`."""
+        prefix = records.account_type(account_type).prefix
+        return self._page(prefix, after, limit)
+
+    def delete_account(
+        self, account_type: str, id: str, *, actor: str = "", strict: bool | None = None
+    ) -> bool:
+        """Delete an account for good; False if unknown."""
+        return self._run(self.logic.delete(*records.account_place(account_type, id), actor, strict))
+
+    # Usage.
+
+    def record_usage(self, record: UsageRecord, *, wait: bool = False) -> None:
+        """Record what a request used, and raise the totals of its key, its account and its time.
+
+        Returns at once: the record is on disk `flush_interval` seconds later, or after `flush()`.
+
+        Args:
+            record: Of a key that is unknown it is kept until the key is saved.
+            wait: Return when it is on disk.
+
+        Raises:
+            UsageNotStoredError: SQLite refuses what waits; nothing of it is lost until the
+                process ends.
+        """
+        self.record_usages((record,), wait=wait)
+
+    def record_usages(self, records: Sequence[UsageRecord], *, wait: bool = False) -> None:
+        """As `record_usage`, for many."""
+        self.open()
+        ticket = self._queue.put([usage.checked(record) for record in records])
+        if wait:
+            self._queue.wait(ticket)
+
+    def flush(self) -> None:
+        """Wait until all usage that was recorded is on disk."""
+        self._queue.wait()
+
+    def must_wait(self, count: int) -> bool:
+        """Whether so many usage records would have to wait for the queue to empty."""
+        return self._queue.is_full_for(count)
+
+    def _store_usage(self, batch: Sequence[UsageRecord]) -> None:
+        if self._database is None:
+            redis_only.store_usage(self.redis, batch)
+        else:
+            self._database.write(usage.store, batch, self._buckets)
+
+    def usage(
+        self,
+        *,
+        api_key_id: str | None = None,
+        account_id: str | None = None,
+        model: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[UsageRecord]:
+        """The newest usage records that match, newest first, those that wait not among them.
+
+        Args:
+            since, until: From this time on, and before that; without a zone local time.
+            after: `record_id` of the last record of the page before.
+        """
+        wanted = {"api_key_id": api_key_id, "account_id": account_id, "model": model}
+        self.open()
+        if self._database is None and api_key_id is not None:
+            return redis_only.usage_of(self.redis, api_key_id, limit)
+        return self.database.read(usage.records, wanted, since, until, limit, after)
+
+    def usage_totals(
+        self,
+        *,
+        by: Period = "day",
+        api_key_id: str | None = None,
+        account_id: str | None = None,
+        model: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[UsageTotals]:
+        """Requests, tokens and cost by hour, day or month, of periods that begin in the range.
+
+        They are kept apart from the records, and stay when those are purged; imported statistics
+        of the relay are among them. An API key and an account together are summed from records.
+        """
+        if by not in usage.PERIODS:
+            raise InvalidInputError(f"by is 'hour', 'day' or 'month', not {by!r}")
+        wanted = {"api_key_id": api_key_id, "account_id": account_id, "model": model}
+        self.open()
+        return self.database.read(usage.totals, by, wanted, since, until, self._buckets)
+
+    def purge_usage(self, older_than: timedelta | datetime, *, dry_run: bool = False) -> int:
+        """Delete usage records older than that, a few thousand at a time; how many.
+
+        Totals stay.
+        """
+        before = utc_text(cutoff(older_than))
+        self.open()
+        if dry_run:
+            return self.database.read(usage.count_older, before)
+        purged = 0
+        while count := self.database.write(usage.purge, before, _PURGED_AT_ONCE):
+            purged += count
+        return purged
+
+    def audit(
+        self,
+        *,
+        kind: str | None = None,
+        record_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+    ) -> list[AuditEntry]:
+        """The newest entries of the audit log that match, newest first; never a credential.
+
+        Args:
+            kind: "api_key", or a type of account.
+        """
+        self.open()
+        return self.database.read(audit.entries, kind, record_id, since, until, limit)
+
+    # Redis and SQLite as a whole.
+
+    def import_from_redis(
+        self, *, progress: Progress | None = None, dry_run: bool = False
+    ) -> Taken:
+        """Take over every lasting key of Redis, with the tables that are filled from them.
+
+        Nothing in Redis is changed, and nothing that only SQLite has. Doing it again takes over
+        what changed since.
+        """
+        self.open()
+        mirror, total = self.mirror(), Taken()
+        size = server.info(self.redis).keys
+        seen = 0
+        for names in server.scan(self.redis):
+            total.add(mirror.take_over(names, dry_run=dry_run))
+            seen += len(names)
+            if progress is not None:
+                progress(seen, max(size, seen))
+        total.missing.clear()
+        return total
+
+    def restore(self, *, progress: Progress | None = None, dry_run: bool = False) -> Restored:
+        """Write to Redis what it has lost; keys that it has stay as they are.
+
+        Where a relay went on with an empty Redis, its new counts are added to the old ones. With
+        an older copy of Redis, what SQLite holds counts. Deleted records are removed.
+        """
+        self.open()
+        return self._restorer().restore(progress=progress, dry_run=dry_run)
+
+    def diff(
+        self, *, limit: int | None = None, progress: Progress | None = None
+    ) -> list[Difference]:
+        """Where SQLite and Redis differ, at most `limit` keys; nothing is changed."""
+        self.open()
+        found = []
+        for difference in self._comparison().differences(progress):
+            found.append(difference)
+            if limit is not None and len(found) >= limit:
+                break
+        return found
+
+    def reconcile(
+        self, prefer: str = "sqlite", *, dry_run: bool = False, progress: Progress | None = None
+    ) -> list[Difference]:
+        """Put SQLite and Redis in step; what differed.
+
+        Args:
+            prefer: Whose state counts where they differ, "sqlite" or "redis". What only Redis has
+                is taken over, unless it was deleted here; what only SQLite has is restored, or
+                with "redis" moved to the trash.
+        """
+        if prefer not in ("sqlite", "redis"):
+            raise InvalidInputError(f"prefer is 'sqlite' or 'redis', not {prefer!r}")
+        found = self.diff(progress=progress)
+        if not dry_run:
+            self._comparison().reconcile(prefer, found)
+        return found
+
+    def _comparison(self) -> Comparison:
+        return Comparison(self.database, self.redis, self._logic, self.mirror())
+
+    def trash(self, *, limit: int = 100) -> list[TrashEntry]:
+        """Records whose deletion in Redis was mirrored, the last one first; kept for 30 days."""
+        self.open()
+        return self.database.read(trash.entries, limit)
+
+    def undelete(self, id: str, *, actor: str = "") -> int:
+        """Bring a record back from the trash, with its usage, here and in Redis; how many keys."""
+        self.open()
+        count, saved = self.database.write(trash.undelete, id, actor, self._buckets)
+        self._run(self._logic.tell(saved))
+        return count
+
+    def stats(self) -> dict[str, Any]:
+        """The store in figures: apiKeysCount, accountsCount, usageRecordsCount, dbSize, dbPath …"""
+        self.open()
+        try:
+            about = server.info(self.redis)
+            there = {"redisUp": True, "redisVersion": about.version, "redisKeys": about.keys}
+        except RedisUnavailableError:
+            there = {"redisUp": False}
+        if self._database is None:
+            return {**redis_only.count(self.redis), **there}
+        return {**self._database.read(figures.figures, self._database.path), **there}
+
+    def optimize(self, *, vacuum: upkeep.Vacuum | None = None) -> None:
+        """Keep the file in shape; worth doing weekly.
+
+        Drops what expired and what was deleted more than 30 days ago, refreshes the planner's
+        statistics and empties the -wal.
+
+        Args:
+            vacuum: "incremental" gives free pages back, "full" rewrites the file, while writers
+                wait.
+        """
+        self.open()
+        while self.database.write(keys.drop_expired, keys.now_ms()):
+            pass
+        self.database.write(trash.empty)
+        self.database.write(outbox.forget_old)
+        self.database.maintain(upkeep.optimize, vacuum)
+
+    def backup(
+        self,
+        directory: str | os.PathLike[str] = "backups/sqlite",
+        *,
+        keep_days: int = 7,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Write a compressed copy of the file while it is in use; where it is.
+
+        Args:
+            directory: Made where it is missing; the file is sqlite_backup_YYYYMMDD_HHMMSS.db.gz.
+            keep_days: Backups older than this are removed; never the newest.
+            progress: Called with how much is done, and of how much.
+        """
+        self.open()
+        self.flush()
+        return backups.write_backup(
+            self.database, directory, keep_days=keep_days, progress=progress
+        )
+
+
+def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: threading.Event) -> None:
+    while not closed.is_set():
+        wake.wait(_WATCH)
+        wake.clear()
+        alive = store()
+        if alive is None or closed.is_set():
+            return
+        with suppress(StorageError):  # the next call meets it too, and has a caller to tell
+            alive._tick()
+        if alive._health.failed:
+            closed.wait(_WATCH)
+        del alive
+
+
+def _flush_at_exit(queue: weakref.ref[UsageQueue]) -> None:
+    alive = queue()
+    if alive is not None:
+        alive.close()

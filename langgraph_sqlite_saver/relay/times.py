@@ -1,0 +1,76 @@
+"""Times as the relay writes them: ISO 8601 in UTC with milliseconds, days and hours in its zone."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from ..database import InvalidInputError, InvalidTypeError
+
+
+def utc_text(when: datetime) -> str:
+    """As JavaScript's `toISOString` writes it; a time without a zone is local time."""
+    text = when.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def utc_now() -> str:
+    """The time now."""
+    return utc_text(datetime.now(timezone.utc))
+
+
+def parse(text: str) -> datetime | None:
+    """The time that a text tells, in UTC unless it says otherwise; None if it tells none."""
+    try:
+        when = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    except ValueError:
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+
+
+def epoch_ms(text: str) -> int:
+    """Milliseconds since 1970 of a time as text; 0 for none, as the relay's indexes have it."""
+    when = parse(text)
+    return 0 if when is None else round(when.timestamp() * 1000)
+
+
+def cutoff(older_than: timedelta | datetime) -> datetime:
+    """The time before which something is older."""
+    if isinstance(older_than, datetime):
+        return older_than
+    if not isinstance(older_than, timedelta):
+        raise InvalidTypeError(f"older_than is a timedelta or a datetime, not {older_than!r}")
+    if older_than < timedelta(0):
+        raise InvalidInputError("older_than must not be negative")
+    return datetime.now(timezone.utc) - older_than
+
+
+class Buckets:
+    """The hour, the day and the month that a time falls into, in the relay's time zone."""
+
+    def __init__(self, offset_hours: float) -> None:
+        self._zone = timezone(timedelta(hours=offset_hours))
+        self._known: dict[str, tuple[str, str, str]] = {}
+
+    def of(self, timestamp: str) -> tuple[str, str, str]:
+        """As 2026-11-21T03, 2026-11-21, 2026-11."""
+        # All times of an hour in UTC fall into one hour, where the zone is whole hours away.
+        known = self._known.get(timestamp[:13]) if timestamp[-1:] == "Z" else None
+        return known or self._look(timestamp)
+
+    def _look(self, timestamp: str) -> tuple[str, str, str]:
+        when = parse(timestamp)
+        if when is None:
+            raise InvalidInputError(f"a timestamp is ISO 8601 text, not {timestamp!r}")
+        hour = self.name(when, "hour")
+        found = (hour, hour[:10], hour[:7])
+        offset = self._zone.utcoffset(None)
+        if timestamp[-1:] == "Z" and offset.total_seconds() % 3600 == 0:
+            if len(self._known) > 10_000:
+                self._known.clear()
+            self._known[timestamp[:13]] = found
+        return found
+
+    def name(self, when: datetime, period: str) -> str:
+        """The name of the hour, the day or the month of a time."""
+        length = {"hour": 13, "day": 10, "month": 7}[period]
+        return when.astimezone(self._zone).isoformat()[:length]

@@ -1,0 +1,179 @@
+"""Deletions that were seen in Redis: kept for 30 days, with their usage, and undone on request."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..database import InvalidInputError
+from . import audit, keys, layout, outbox, projection, records, usage
+from .layout import ACCOUNT_TYPES, Place, raw
+from .outbox import Change
+from .projection import fields_of
+from .records import Record, Saved
+from .times import Buckets
+from .values import Value, pack, pack_list, unpack, unpack_list
+
+# How long a deletion can be undone, in milliseconds.
+KEPT = 30 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class TrashEntry:
+    """A record that was deleted in Redis: `removed_at` in ms since 1970."""
+
+    removed_at: int
+    kind: str
+    id: str
+    name: str
+
+
+def discard(conn: sqlite3.Connection, gone: Sequence[bytes], actor: str) -> int:
+    """Move keys that Redis deleted into the trash, records with their usage; how many."""
+    now, moved = keys.now_ms(), 0
+    for key in gone:
+        row = keys.row(conn, key)
+        if row is None:
+            continue
+        value = keys.value_of(conn, row)
+        conn.execute(
+            "INSERT INTO trash (removed_at, key, type, value, expires_at) VALUES (?, ?, ?, ?, ?)",
+            (now, key, row.type, _whole(conn, key, value), row.expires_at),
+        )
+        keys.remove(conn, key)
+        moved += 1
+        place = layout.place(key)
+        if place is not None and place.family in ("api_key", "account"):
+            _discard_record(conn, place, value, actor, now)
+    if moved:
+        keys.next_revision(conn)
+    return moved
+
+
+def _discard_record(
+    conn: sqlite3.Connection, place: Place, value: Value, actor: str, now: int
+) -> None:
+    if place.family == "api_key":
+        found = usage.records(conn, {"api_key_id": place.id}, None, None, -1, None)
+        conn.executemany(
+            "INSERT INTO trash_usage (removed_at, api_key_id, record) VALUES (?, ?, ?)",
+            [(now, place.id, usage.as_json(record)) for record in reversed(found)],
+        )
+    projection.forget(conn, place)
+    kind = place.account_type or "api_key"
+    audit.note(conn, actor, "delete", kind, place.id, fields_of(place, value), None)
+
+
+def _whole(conn: sqlite3.Connection, key: bytes, value: Value) -> bytes:
+    """A value as one blob; a stream with its entries."""
+    if value.type != "stream":
+        return pack(value)
+    entries = [list(entry) for entry in keys.entries(conn, key)]
+    return pack_list([list(value.data), entries])
+
+
+def entries(conn: sqlite3.Connection, limit: int) -> list[TrashEntry]:
+    """Records in the trash, the last deleted first."""
+    found = []
+    query = "SELECT removed_at, key, type, value FROM trash ORDER BY id DESC"
+    for removed_at, key, kind, blob in conn.execute(query):
+        place = layout.place(key)
+        if place is None or place.family not in ("api_key", "account"):
+            continue
+        name = fields_of(place, unpack(kind, blob)).get("name", "")
+        found.append(TrashEntry(removed_at, place.account_type or "api_key", place.id, str(name)))
+        if len(found) == limit:
+            break
+    return found
+
+
+def undelete(conn: sqlite3.Connection, id: str, actor: str, buckets: Buckets) -> tuple[int, Saved]:
+    """Bring a record back with its keys and its usage; how many keys.
+
+    Raises InvalidInputError if the trash has no such record, or it is there again.
+    """
+    own = _record_keys(conn, id)
+    if not own:
+        raise InvalidInputError(f"the trash holds no API key and no account {id!r}")
+    if keys.row(conn, own[0]) is not None:
+        raise InvalidInputError(f"{id!r} is there: it was not deleted, or is back already")
+    changes: list[Change] = []
+    number = keys.next_revision(conn)
+    for key in own:
+        changes += _bring_back(conn, key, number)
+    place = layout.place(own[0])
+    row = keys.row(conn, own[0])
+    assert place is not None and row is not None
+    value = keys.value_of(conn, row)
+    projection.project(conn, place, None, value, buckets)
+    changes += _memberships(conn, place, own[0], value, number)
+    _bring_usage_back(conn, place)
+    kind = place.account_type or "api_key"
+    audit.note(conn, actor, "undelete", kind, place.id, None, fields_of(place, value))
+    outbox.unbury(conn, changes)
+    return len(own), Saved(outbox.add(conn, changes), outbox.current(conn, changes))
+
+
+def _record_keys(conn: sqlite3.Connection, id: str) -> list[bytes]:
+    """The keys of a record in the trash, its own first."""
+    names = [layout.API_KEY + raw(id), *(kind.prefix + raw(id) for kind in ACCOUNT_TYPES.values())]
+    own = [name for name in names if _last(conn, name)]
+    if not own or own[0] != names[0]:
+        return own[:1]
+    found = [own[0]]
+    for prefix in records.STATISTICS:
+        query = (
+            "SELECT DISTINCT key FROM trash WHERE key = ? OR (key >= ? AND key < ?) ORDER BY key"
+        )
+        start = prefix + raw(id)
+        found += [key for (key,) in conn.execute(query, (start, start + b":", start + b";"))]
+    return list(dict.fromkeys(found))
+
+
+def _last(conn: sqlite3.Connection, key: bytes) -> tuple[int, str, bytes, int | None] | None:
+    query = "SELECT id, type, value, expires_at FROM trash WHERE key = ? ORDER BY id DESC LIMIT 1"
+    found: tuple[int, str, bytes, int | None] | None = conn.execute(query, (key,)).fetchone()
+    return found
+
+
+def _bring_back(conn: sqlite3.Connection, key: bytes, number: int) -> list[Change]:
+    found = _last(conn, key)
+    if found is None or keys.row(conn, key) is not None:
+        return []
+    id, kind, blob, expires_at = found
+    conn.execute("DELETE FROM trash WHERE id = ?", (id,))
+    if expires_at is not None and expires_at <= keys.now_ms():
+        if layout.place(key) is None:
+            return []
+        expires_at = None  # a record is not to be lost again because it lay here
+    if kind == "stream":
+        data, members = unpack_list(blob)
+        keys.put(conn, key, Value(kind, tuple(data)), expires_at, number)
+        keys.put_entries(conn, key, [tuple(member) for member in members])
+    else:
+        keys.put(conn, key, unpack(kind, blob), expires_at, number, written_here=True)
+    return [(key, None)]
+
+
+def _memberships(
+    conn: sqlite3.Connection, place: Place, key: bytes, value: Value, number: int
+) -> list[Change]:
+    record = Record(place, key, value, {**fields_of(place, value), "id": place.id})
+    wanted = records.memberships(record, records.keeps_indexes(conn, place))
+    keys.edit_members(conn, dict(wanted), number)
+    return list(wanted)
+
+
+def _bring_usage_back(conn: sqlite3.Connection, place: Place) -> None:
+    query = "SELECT record FROM trash_usage WHERE api_key_id = ? ORDER BY id"
+    found = [usage.of_json(record) for (record,) in conn.execute(query, (place.id,))]
+    usage.insert(conn, found)
+    conn.execute("DELETE FROM trash_usage WHERE api_key_id = ?", (place.id,))
+
+
+def empty(conn: sqlite3.Connection) -> None:
+    """Let go of what was deleted too long ago."""
+    before = keys.now_ms() - KEPT
+    conn.execute("DELETE FROM trash WHERE removed_at < ?", (before,))
+    conn.execute("DELETE FROM trash_usage WHERE removed_at < ?", (before,))

@@ -1,0 +1,404 @@
+"""Usage records: what one request cost, and the sums that it raises. SQLite only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+
+from ..database import InvalidInputError, InvalidTypeError
+from .times import Buckets, parse, utc_now, utc_text
+
+Period = Literal["hour", "day", "month"]
+PERIODS: tuple[Period, ...] = ("hour", "day", "month")
+
+_COLUMNS = (
+    "api_key_id, account_id, timestamp, model, input_tokens, output_tokens, cache_create_tokens,"
+    " cache_read_tokens, cost, request_duration_ms, status, error_message"
+)
+_INSERT = f"INSERT INTO usage_records ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+
+# The relay's names for a record's columns.
+_ENTRY = {
+    "timestamp": "timestamp",
+    "model": "model",
+    "accountId": "account_id",
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    "cacheCreateTokens": "cache_create_tokens",
+    "cacheReadTokens": "cache_read_tokens",
+    "cost": "cost",
+    "durationMs": "request_duration_ms",
+    "statusCode": "status",
+    "errorMessage": "error_message",
+}
+_COUNTS = ("input_tokens", "output_tokens", "cache_create_tokens", "cache_read_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What one request used.
+
+    Args:
+        api_key_id: The API key's id.
+        model: The model's name.
+        timestamp: ISO 8601 text, UTC unless it names a zone; None: the time of recording.
+        account_id: The account that served it.
+        input_tokens, output_tokens, cache_create_tokens, cache_read_tokens: Counts.
+        cost: In dollars, after rates.
+        request_duration_ms: Milliseconds.
+        status: Text, as the HTTP status.
+        error_message: What went wrong, if something did.
+        extra: Whatever else is to be kept, as JSON can hold it.
+        record_id: Set where a record is read; the cursor for the next page.
+    """
+
+    api_key_id: str
+    model: str
+    timestamp: str | None = None
+    account_id: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_create_tokens: int = 0
+    cache_read_tokens: int = 0
+    cost: float = 0.0
+    request_duration_ms: int | None = None
+    status: str | None = None
+    error_message: str | None = None
+    extra: Mapping[str, Any] | None = None
+    record_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """Sums over an hour, a day or a month, which `start` names in the relay's time zone.
+
+    `all_tokens` counts tokens of every kind, those of the cache among them.
+    """
+
+    start: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cache_create_tokens: int
+    cache_read_tokens: int
+    all_tokens: int
+    cost: float
+
+
+def checked(record: UsageRecord) -> UsageRecord:
+    """The record with its time; raises for what the tables could not hold or add up."""
+    if not isinstance(record, UsageRecord):
+        raise InvalidTypeError(f"a UsageRecord is expected, not {type(record).__name__}")
+    for name in _COUNTS:
+        if type(getattr(record, name)) is not int:
+            raise InvalidTypeError(f"{name} is a whole number, not {getattr(record, name)!r}")
+    if type(record.cost) not in (int, float) or not abs(record.cost) < float("inf"):
+        raise InvalidInputError(f"cost is a number of dollars, not {record.cost!r}")
+    if not (isinstance(record.api_key_id, str) and isinstance(record.model, str) and record.model):
+        raise InvalidTypeError("a usage record needs the id of an API key and a model")
+    if record.timestamp is None:
+        return replace(record, timestamp=utc_now())
+    if not isinstance(record.timestamp, str) or (
+        record.timestamp[-1:] != "Z" and parse(record.timestamp) is None
+    ):
+        raise InvalidInputError(f"a timestamp is ISO 8601 text, not {record.timestamp!r}")
+    return record
+
+
+def of_entry(api_key_id: str, entry: bytes) -> UsageRecord | None:
+    """A record from the relay's JSON; None if it is none, or lacks what the table demands."""
+    try:
+        fields = orjson.loads(entry)
+        known = {column: fields.pop(name) for name, column in _ENTRY.items() if name in fields}
+        known = {column: value for column, value in known.items() if value is not None}
+        if "status" in known:
+            known["status"] = str(known["status"])
+        return checked(UsageRecord(api_key_id, extra=fields or None, **known))
+    except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
+        return None
+
+
+def as_entry(record: UsageRecord) -> str:
+    """A record as JSON, as the relay would write it."""
+    fields: dict[str, Any] = {
+        name: getattr(record, column)
+        for name, column in _ENTRY.items()
+        if getattr(record, column) is not None
+    }
+    fields["totalTokens"] = sum(getattr(record, name) for name in _COUNTS)
+    return orjson.dumps({**fields, **(record.extra or {})}, default=str).decode()
+
+
+def insert(conn: sqlite3.Connection, records: Iterable[UsageRecord]) -> None:
+    """Store records of API keys that the table has."""
+    plain: list[tuple[Any, ...]] = []
+    for r in records:
+        row = (
+            r.api_key_id, r.account_id, r.timestamp, r.model, r.input_tokens, r.output_tokens,
+            r.cache_create_tokens, r.cache_read_tokens, r.cost, r.request_duration_ms, r.status,
+            r.error_message,
+        )  # fmt: skip
+        if r.extra:
+            id = conn.execute(_INSERT, row).lastrowid
+            extra = orjson.dumps(dict(r.extra), default=str).decode()
+            conn.execute("INSERT INTO usage_extra (usage_id, extra) VALUES (?, ?)", (id, extra))
+        else:
+            plain.append(row)
+    conn.executemany(_INSERT, plain)
+
+
+def keep_unplaced(
+    conn: sqlite3.Connection, entries: Iterable[tuple[str, str]], *, raises_totals: bool
+) -> None:
+    """Keep entries that the table refuses: (id of the API key, JSON).
+
+    `raises_totals` says whether the key's totals have yet to rise by them.
+    """
+    conn.executemany(
+        "INSERT INTO usage_unplaced (api_key_id, entry, raises_totals) VALUES (?, ?, ?)",
+        [(id, entry, raises_totals) for id, entry in entries],
+    )
+
+
+def place_again(conn: sqlite3.Connection, api_key_id: str, buckets: Buckets) -> None:
+    """Move into the table what waited for this API key to be known."""
+    query = "SELECT id, entry, raises_totals FROM usage_unplaced WHERE api_key_id = ? ORDER BY id"
+    for id, entry, raises_totals in conn.execute(query, (api_key_id,)).fetchall():
+        record = of_entry(api_key_id, entry.encode())
+        if record is None:
+            continue
+        insert(conn, [record])
+        if raises_totals:
+            _raise_keys(conn, _sums([record], buckets))
+        conn.execute("DELETE FROM usage_unplaced WHERE id = ?", (id,))
+
+
+# One batch of requests: the records, and every sum they raise, in one transaction.
+
+
+def store(conn: sqlite3.Connection, records: Sequence[UsageRecord], buckets: Buckets) -> None:
+    """Store a batch of new records and raise the totals of keys, accounts and times."""
+    ids = {r.api_key_id for r in records}
+    known = _known_keys(conn, ids)
+    if len(known) == len(ids):
+        insert(conn, records)
+    else:
+        insert(conn, [r for r in records if r.api_key_id in known])
+        unknown = [(r.api_key_id, as_entry(r)) for r in records if r.api_key_id not in known]
+        keep_unplaced(conn, unknown, raises_totals=True)
+    sums = _sums(records, buckets)
+    _raise_keys(conn, sums)
+    _raise_accounts(conn, sums)
+    _raise_stats(conn, sums)
+
+
+def _known_keys(conn: sqlite3.Connection, ids: set[str]) -> set[str]:
+    one = "SELECT 1 FROM api_keys WHERE id = ?"
+    return {id for id in ids if conn.execute(one, (id,)).fetchone()}
+
+
+# (API key, account, model, hour) -> requests, four kinds of tokens, cost
+_Sums = dict[tuple[str, "str | None", str, tuple[str, str, str]], list[Any]]
+
+
+def _sums(records: Sequence[UsageRecord], buckets: Buckets) -> _Sums:
+    sums: _Sums = {}
+    of = buckets.of
+    for r in records:
+        group = (r.api_key_id, r.account_id, r.model, of(r.timestamp or ""))
+        known = sums.get(group)
+        if known is None:
+            sums[group] = known = [0, 0, 0, 0, 0, 0.0]
+        known[0] += 1
+        known[1] += r.input_tokens
+        known[2] += r.output_tokens
+        known[3] += r.cache_create_tokens
+        known[4] += r.cache_read_tokens
+        known[5] += r.cost
+    return sums
+
+
+def _by(sums: _Sums, group: Any) -> dict[Any, list[Any]]:
+    """The sums of coarser groups; those that `group` gives None for are left out."""
+    coarse: dict[Any, list[Any]] = {}
+    for key, values in sums.items():
+        name = group(key)
+        if name is not None:
+            known = coarse.get(name, _NOTHING)
+            coarse[name] = [a + b for a, b in zip(known, values, strict=True)]
+    return coarse
+
+
+_NOTHING = (0, 0, 0, 0, 0, 0.0)
+
+
+def _raise_keys(conn: sqlite3.Connection, sums: _Sums) -> None:
+    conn.executemany(
+        "UPDATE api_keys SET total_requests = total_requests + ?,"
+        " total_tokens = total_tokens + ?, total_input_tokens = total_input_tokens + ?,"
+        " total_output_tokens = total_output_tokens + ?,"
+        " total_cache_create_tokens = total_cache_create_tokens + ?,"
+        " total_cache_read_tokens = total_cache_read_tokens + ?, total_cost = total_cost + ?"
+        " WHERE id = ?",
+        [
+            (n, i + o, i, o, c, r, cost, id)
+            for id, (n, i, o, c, r, cost) in _by(sums, lambda group: group[0]).items()
+        ],
+    )
+
+
+def _raise_accounts(conn: sqlite3.Connection, sums: _Sums) -> None:
+    conn.executemany(
+        "UPDATE accounts SET total_requests = total_requests + ?,"
+        " total_tokens = total_tokens + ?, total_input_tokens = total_input_tokens + ?,"
+        " total_output_tokens = total_output_tokens + ?, total_cost = total_cost + ?"
+        " WHERE id = ?",
+        [
+            (n, i + o, i, o, cost, id)
+            for id, (n, i, o, _, _, cost) in _by(sums, lambda group: group[1]).items()
+        ],
+    )
+
+
+RAISE_STATS = """
+INSERT INTO usage_stats (scope, id, period, start, model, requests, input_tokens, output_tokens,
+  cache_create_tokens, cache_read_tokens, all_tokens, cost)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+  input_tokens = input_tokens + excluded.input_tokens,
+  output_tokens = output_tokens + excluded.output_tokens,
+  cache_create_tokens = cache_create_tokens + excluded.cache_create_tokens,
+  cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+  all_tokens = all_tokens + excluded.all_tokens, cost = cost + excluded.cost
+"""
+
+
+def _raise_stats(conn: sqlite3.Connection, sums: _Sums) -> None:
+    rows = []
+    for scope, which in (("key", 0), ("account", 1)):
+        for position, period in enumerate(PERIODS):
+
+            def group(g: Any, which: int = which, position: int = position) -> Any:
+                return None if g[which] is None else (g[which], g[3][position], g[2])
+
+            rows += [
+                (scope, id, period, start, model, n, i, o, c, r, i + o + c + r, cost)
+                for (id, start, model), (n, i, o, c, r, cost) in _by(sums, group).items()
+            ]
+    conn.executemany(RAISE_STATS, rows)
+
+
+# Looking at them.
+
+
+def records(
+    conn: sqlite3.Connection,
+    wanted: Mapping[str, Any],
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    after: int | None,
+) -> list[UsageRecord]:
+    """The newest records that match, newest first; `after` is the last one of the page before."""
+    terms = {f"{column} = ?": value for column, value in wanted.items() if value is not None}
+    if since is not None:
+        terms["timestamp >= ?"] = utc_text(since)
+    if until is not None:
+        terms["timestamp < ?"] = utc_text(until)
+    where = " AND ".join(terms) or "1"
+    values: list[Any] = list(terms.values())
+    if after is not None:
+        where += " AND (timestamp, id) < ((SELECT timestamp FROM usage_records WHERE id = ?), ?)"
+        values += [after, after]
+    query = (
+        f"SELECT {_COLUMNS}, extra, id FROM usage_records"  # noqa: S608
+        f" LEFT JOIN usage_extra ON usage_id = id WHERE {where}"
+        " ORDER BY timestamp DESC, id DESC LIMIT ?"
+    )
+    return [_of_row(row) for row in conn.execute(query, (*values, limit))]
+
+
+def _of_row(row: tuple[Any, ...]) -> UsageRecord:
+    api_key_id, account_id, timestamp, model, *rest = row
+    rest[8] = None if rest[8] is None else orjson.loads(rest[8])
+    return UsageRecord(api_key_id, model, timestamp, account_id, *rest)
+
+
+def totals(
+    conn: sqlite3.Connection,
+    by: Period,
+    wanted: Mapping[str, Any],
+    since: datetime | None,
+    until: datetime | None,
+    buckets: Buckets,
+) -> list[UsageTotals]:
+    """Sums by period, oldest first, of the periods that begin in a time range.
+
+    From the sums that are kept, whose records may be gone; an API key and an account together are
+    summed from the records, for no such sums are kept.
+    """
+    if wanted["api_key_id"] is not None and wanted["account_id"] is not None:
+        return _summed_records(conn, by, wanted, since, until, buckets)
+    scope = "key" if wanted["account_id"] is None else "account"
+    terms = {
+        "scope = ?": scope,
+        "period = ?": by,
+        "id = ?": wanted["api_key_id"] or wanted["account_id"],
+        "model = ?": wanted["model"],
+        "start >= ?": since and buckets.name(since, by),
+        "start < ?": until and buckets.name(until, by),
+    }
+    terms = {term: value for term, value in terms.items() if value is not None}
+    query = (
+        "SELECT start, sum(requests), sum(input_tokens), sum(output_tokens),"  # noqa: S608
+        " sum(cache_create_tokens), sum(cache_read_tokens), sum(all_tokens), sum(cost)"
+        f" FROM usage_stats WHERE {' AND '.join(terms)} GROUP BY start ORDER BY start"
+    )
+    return [UsageTotals(*row) for row in conn.execute(query, tuple(terms.values()))]
+
+
+def _summed_records(
+    conn: sqlite3.Connection,
+    by: Period,
+    wanted: Mapping[str, Any],
+    since: datetime | None,
+    until: datetime | None,
+    buckets: Buckets,
+) -> list[UsageTotals]:
+    found = records(conn, wanted, since, until, -1, None)
+    position = PERIODS.index(by)
+    sums = _by(_sums(found, buckets), lambda group: group[3][position])
+    return [
+        UsageTotals(start, n, i, o, c, r, i + o + c + r, cost)
+        for start, (n, i, o, c, r, cost) in sorted(sums.items())
+    ]
+
+
+def purge(conn: sqlite3.Connection, before: str, limit: int) -> int:
+    """Delete some of the records older than a time; how many."""
+    query = (
+        "DELETE FROM usage_records WHERE id IN"
+        " (SELECT id FROM usage_records WHERE timestamp < ? LIMIT ?)"
+    )
+    return conn.execute(query, (before, limit)).rowcount
+
+
+def count_older(conn: sqlite3.Connection, before: str) -> int:
+    """How many records `purge` would delete."""
+    query = "SELECT count(*) FROM usage_records WHERE timestamp < ?"
+    return int(conn.execute(query, (before,)).fetchone()[0])
+
+
+def as_json(record: UsageRecord) -> str:
+    """A record as JSON, for the trash."""
+    return orjson.dumps(asdict(record), default=str).decode()
+
+
+def of_json(text: str) -> UsageRecord:
+    """The record that `as_json` made a text of."""
+    return UsageRecord(**orjson.loads(text))
