@@ -4,6 +4,7 @@ from .aio import AsyncRelayStore
 from .audit import AuditEntry
 from .comparing import Difference
 from .errors import RedisUnavailableError, SqliteDisabledError, UsageNotStoredError
+from .follow import Follower
 from .layout import ACCOUNT_TYPES
 from .mirror import Taken
 from .restoring import Restored
@@ -16,6 +17,7 @@ __all__ = [
     "AsyncRelayStore",
     "AuditEntry",
     "Difference",
+    "Follower",
     "RedisUnavailableError",
     "RelayStore",
     "Restored",

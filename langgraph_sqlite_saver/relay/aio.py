@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import redis.asyncio
+from redis.asyncio import Redis
 from typing_extensions import ParamSpec, Self
 
 from ..database import AsyncDatabase
@@ -26,6 +26,7 @@ from .usage import Period, UsageRecord, UsageTotals
 
 T = TypeVar("T")
 P = ParamSpec("P")
+_Clients = tuple[Redis | None, Redis | None]
 
 
 class AsyncRelayStore:
@@ -40,7 +41,7 @@ class AsyncRelayStore:
         self._store = RelayStore(*args, **kwargs)
         self._database = None if self._store.path is None else AsyncDatabase(self._store.database)
         # Connections belong to the loop that made them.
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = (
             weakref.WeakKeyDictionary()
         )
         self._opened = False
@@ -66,13 +67,21 @@ class AsyncRelayStore:
         return self._database
 
     @property
-    def redis(self) -> redis.asyncio.Redis | None:
+    def redis(self) -> Redis | None:
         """The client for the loop that runs; None without Redis."""
+        return self._here()[0]
+
+    def _here(self) -> _Clients:
+        """The clients for the loop that runs: for bytes, and for text."""
         loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None and self._store.target is not None:
-            client = self._clients[loop] = self._store.target.connect_async()
-        return client
+        clients = self._clients.get(loop)
+        if clients is None:
+            target = self._store.target
+            clients = (None, None)
+            if target is not None:
+                clients = (target.connect_async(), target.connect_async(as_text=True))
+            self._clients[loop] = clients
+        return clients
 
     async def open(self) -> None:
         """As `RelayStore.open`."""
@@ -82,9 +91,9 @@ class AsyncRelayStore:
 
     async def close(self) -> None:
         """As `RelayStore.close`."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        for client in self._clients.pop(asyncio.get_running_loop(), ()):
+            if client is not None:
+                await client.aclose()
         await asyncio.shield(asyncio.create_task(asyncio.to_thread(self._store.close)))
         if self._database is not None:
             await self._database.close()
@@ -98,7 +107,7 @@ class AsyncRelayStore:
 
     async def _run(self, steps: Steps[T]) -> T:
         await self.open()
-        return await take_async(steps, self._database, self.redis)
+        return await take_async(steps, self._database, *self._here())
 
     async def _thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(partial(call, *args, **kwargs))

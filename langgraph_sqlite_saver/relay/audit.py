@@ -58,12 +58,7 @@ def note(
     after: Mapping[str, Any] | None = None,
 ) -> None:
     """Write down that a record changed; nothing if only what every request changes did."""
-    old, new = before or {}, after or {}
-    changed = {
-        name
-        for name in (old.keys() | new.keys()) - _NOT_LOGGED
-        if old.get(name) != new.get(name) or (name in old) != (name in new)
-    }
+    changed = _changed(before or {}, after or {})
     if not changed and before is not None and after is not None:
         return
     conn.execute(
@@ -81,13 +76,25 @@ def note(
     )
 
 
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    if not old or not new:
+        return {*old, *new} - _NOT_LOGGED
+    # None is a value of an account that is kept as JSON.
+    missing = object()
+    names = {*old, *new} - _NOT_LOGGED
+    return {name for name in names if old.get(name, missing) != new.get(name, missing)}
+
+
 def _shown(fields: Mapping[str, Any], changed: set[str]) -> str:
     shown = {
-        _plain(name): (_plain(fields[name]) if name in _SHOWN else _HIDDEN)
-        for name in sorted(changed)
-        if name in fields
+        name: (value if name in _SHOWN else _HIDDEN)
+        for name, value in fields.items()
+        if name in changed
     }
-    return orjson.dumps(shown, default=repr).decode()
+    try:
+        return orjson.dumps(shown).decode()
+    except TypeError:  # bytes that are no UTF-8
+        return orjson.dumps({_plain(n): _plain(v) for n, v in shown.items()}).decode()
 
 
 def _plain(value: Any) -> Any:

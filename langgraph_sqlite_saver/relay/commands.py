@@ -13,14 +13,20 @@ Command = tuple[Any, ...]
 
 # How a key that Redis has already is brought together with what SQLite holds of it:
 # "replace" it; keep what is "missing" only, the key itself; add to what has begun anew after a
-# "total" loss; or go on from SQLite's state after a "rollback" to an older one.
-Mode = Literal["replace", "append", "missing", "total", "rollback"]
+# "total" loss, "again" where that may have been done; or go on from SQLite's state after a
+# "rollback" to an older one.
+Mode = Literal["replace", "append", "missing", "total", "again", "rollback"]
 
 # One command for a key, whatever its type, so that nobody sees half of it, on a cluster too.
 # ARGV: the mode; the type; when it expires (ms since 1970, or nothing); the kind of content; data.
 WRITE = """
 local key, mode, kind, at, content = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local first = 5
+local again = mode == 'again'
+if again then mode = 'total' end
+local function to_add(now, saved)
+  return (mode == 'total' and not again) or (tonumber(now) or 0) < (tonumber(saved) or 0)
+end
 local commands = {string='SET', hash='HSET', list='RPUSH', set='SADD', zset='ZADD'}
 local later = {}
 local there = mode ~= 'replace' and redis.call('EXISTS', key) == 1
@@ -34,7 +40,7 @@ if there and (mode == 'total' or mode == 'rollback') then
       if not now then
         redis.call('HSET', key, ARGV[i], ARGV[i + 1])
         changed = 1
-      elseif (tonumber(now) or 0) < (tonumber(ARGV[i + 1]) or 0) then
+      elseif to_add(now, ARGV[i + 1]) then
         changed = 1
         if mode == 'rollback' then
           redis.call('HSET', key, ARGV[i], ARGV[i + 1])
@@ -47,7 +53,7 @@ if there and (mode == 'total' or mode == 'rollback') then
   end
   if content == 'sum' then
     local now = redis.call('GET', key)
-    if (tonumber(now) or 0) >= (tonumber(ARGV[first]) or 0) then return 0 end
+    if not to_add(now, ARGV[first]) then return 0 end
     if mode == 'total' then
       redis.call('INCRBYFLOAT', key, ARGV[first])
     else
@@ -234,7 +240,7 @@ def _stream_pieces(
 ) -> Iterator[tuple[int, list[bytes]]]:
     """A stream's entries; with the last of them what else there is to say of it."""
     # What began anew is put behind all of it, by one command.
-    page = max(len(entries), 1) if mode == "total" else STREAM_PAGE
+    page = max(len(entries), 1) if mode in ("total", "again") else STREAM_PAGE
     for start in range(0, max(len(entries), 1), page):
         is_last = start + page >= len(entries)
         piece = list(about) if is_last else []

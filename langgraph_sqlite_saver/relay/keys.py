@@ -217,6 +217,20 @@ def remove(conn: sqlite3.Connection, key: bytes) -> None:
             conn.execute("DELETE FROM redis_entries WHERE key = ?", (key,))
 
 
+def remove_all(conn: sqlite3.Connection, names: Sequence[bytes]) -> int:
+    """Forget keys; how many of them were known."""
+    known = rows(conn, names)
+    for name in known:
+        remove(conn, name)
+    return len(known)
+
+
+def count(conn: sqlite3.Connection) -> int:
+    """How many keys are known that have not expired."""
+    query = "SELECT count(*) FROM redis_keys WHERE expires_at IS NULL OR expires_at > ?"
+    return int(conn.execute(query, (now_ms(),)).fetchone()[0])
+
+
 def edit_members(
     conn: sqlite3.Connection, edits: Mapping[tuple[bytes, bytes], Member | None], revision: int
 ) -> None:

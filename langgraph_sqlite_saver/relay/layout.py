@@ -118,7 +118,7 @@ Family = Literal[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Place:
     """What a key holds, for those that have columns in the relational tables."""
 

@@ -31,6 +31,7 @@ class Health:
         self._down_until = 0.0
         self._mutex = threading.Lock()
         self._failed: set[int] = set()
+        self._finished: set[int] = set()
         self.wake = threading.Event()
 
     @property
@@ -64,6 +65,23 @@ class Health:
             self._failed.add(id)
         self.wake.set()
 
+    @property
+    def finished(self) -> tuple[int, ...]:
+        """Rows of the outbox that are done with, and are taken out along with the next change."""
+        with self._mutex:
+            return tuple(self._finished)
+
+    def finish(self, id: int) -> None:
+        """Redis has taken a change."""
+        with self._mutex:
+            self._finished.add(id)
+
+    def swept(self, ids: tuple[int, ...]) -> None:
+        """Rows were taken out."""
+        if ids:
+            with self._mutex:
+                self._finished.difference_update(ids)
+
     def drained(self, ids: tuple[int, ...]) -> None:
         """Changes have reached Redis."""
         with self._mutex:
@@ -83,7 +101,9 @@ class Logic:
         self, record: Record, expires_at: int | None, actor: str, strict: bool | None
     ) -> Steps[None]:
         """Store a record, here and then in Redis."""
-        saved = yield write(records.save, record, expires_at, actor, self._buckets)
+        finished = self.health.finished
+        saved = yield write(records.save, record, expires_at, actor, self._buckets, finished)
+        self.health.swept(finished)
         yield from self._tell(saved, strict)
 
     def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> Steps[bool]:
@@ -124,7 +144,7 @@ class Logic:
         if not self.health.may_answer:
             return None
         try:
-            (reply,) = yield Ask((records.ask_for(place, key),))
+            (reply,) = yield Ask((records.ask_for(place, key),), as_text=True)
         except RedisUnavailableError as error:
             self.health.went_down(error)
             return None
@@ -155,14 +175,15 @@ class Logic:
                 return
             while seen is not None:
                 yield Ask(seen.commands)
-                seen = yield write(outbox.finish, saved.outbox_id, seen)
+                seen = yield read(outbox.moved, seen)
+            self.health.finish(saved.outbox_id)
             self.health.came_back()
         except RedisUnavailableError as error:
             self.health.went_down(error)
             self.health.gave_up(saved.outbox_id)
             if raises:
                 raise
-        except StorageError:  # it is saved and Redis has it; that this is so could not be noted
+        except StorageError:  # it is saved, and Redis has it; whether that still holds is unknown
             self.health.gave_up(saved.outbox_id)
         except BaseException:  # cancelled: the row tells what is left to do
             self.health.gave_up(saved.outbox_id)
@@ -171,6 +192,13 @@ class Logic:
     def tell(self, saved: Saved) -> Steps[None]:
         """Tell Redis what was committed."""
         yield from self._tell(saved, None)
+
+    def sweep(self) -> Steps[None]:
+        """Take out what is done with."""
+        finished = self.health.finished
+        if finished:
+            yield write(outbox.discard, finished)
+            self.health.swept(finished)
 
     def drain(self, *, everything: bool = False) -> Steps[int]:
         """Bring what waits in the outbox to Redis; how many rows that were due are done."""
@@ -202,8 +230,10 @@ def fields_of_reply(place: Place, reply: Any) -> dict[str, Any] | None:
     """A record's fields from Redis' reply; None if there is none."""
     if not reply:
         return None
-    if isinstance(reply, bytes):
-        return fields_of(place, Value("string", (reply,)))
+    if isinstance(reply, (bytes, str)):
+        return fields_of(place, Value("string", (raw(reply) if isinstance(reply, str) else reply,)))
+    if isinstance(reply, dict) and isinstance(next(iter(reply)), str):
+        return reply
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     try:
         return {name.decode(): value.decode() for name, value in pairs}

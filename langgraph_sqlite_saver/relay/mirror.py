@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,17 +62,25 @@ class Mirror:
         self._buckets = buckets
 
     def take_over(
-        self, names: Iterable[bytes], *, actor: str | None = None, dry_run: bool = False
+        self,
+        names: Iterable[bytes],
+        *,
+        actor: str | None = None,
+        dry_run: bool = False,
+        guard: Callable[[], object] | None = None,
     ) -> Taken:
         """Read these keys in Redis and keep what differs; keys that are not there are returned.
 
-        Left alone are keys that are short-lived, that were deleted here, and that wait in the
-        outbox: Redis has an older state of those.
+        `guard` is called when they have been read and before they are kept: it raises if what was
+        read must not be. Left alone are keys that are short-lived, that were deleted here, and that
+        wait in the outbox: Redis has an older state of those.
         """
         total = Taken()
         wanted = [name for name in dict.fromkeys(names) if layout.is_lasting(name)]
         for start in range(0, len(wanted), BATCH):
             found = self.look(wanted[start : start + BATCH])
+            if guard is not None:
+                guard()
             run = self._database.read if dry_run else self._database.write
             total.add(run(_store, found, self._buckets, actor, dry_run))
             if not dry_run:

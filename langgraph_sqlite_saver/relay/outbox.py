@@ -77,17 +77,10 @@ def moved(conn: sqlite3.Connection, seen: Current) -> Current | None:
     return now if now.states != seen.states else None
 
 
-def finish(conn: sqlite3.Connection, id: int, seen: Current) -> Current | None:
-    """Take a row out if what Redis was told is still so; else what it has to be told now."""
-    now = moved(conn, seen)
-    if now is None:
-        discard(conn, (id,))
-    return now
-
-
 def discard(conn: sqlite3.Connection, ids: Sequence[int]) -> None:
     """Take rows out."""
-    conn.executemany("DELETE FROM outbox WHERE id = ?", [(id,) for id in ids])
+    if ids:
+        conn.executemany("DELETE FROM outbox WHERE id = ?", [(id,) for id in ids])
 
 
 @dataclass(frozen=True)

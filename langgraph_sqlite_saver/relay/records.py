@@ -137,9 +137,14 @@ def _refuse(name: Any, value: Any) -> str:
 
 def _hash(fields: Mapping[str, str]) -> Value:
     for name, value in fields.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+        if type(name) is not str or type(value) is not str:
             _refuse(name, value)
-    return of_pairs("hash", ((_bytes(n, "a name"), _bytes(v, n)) for n, v in fields.items()))
+    pairs = fields.items()
+    try:
+        encoded = [(n.encode(), v.encode()) for n, v in pairs]
+    except UnicodeEncodeError:
+        encoded = [(_bytes(n, "a name"), _bytes(v, n)) for n, v in pairs]
+    return of_pairs("hash", encoded)
 
 
 # In which collections a record is a member, and with what value.
@@ -248,9 +253,18 @@ class Saved:
 
 
 def save(
-    conn: sqlite3.Connection, record: Record, expires_at: int | None, actor: str, buckets: Buckets
+    conn: sqlite3.Connection,
+    record: Record,
+    expires_at: int | None,
+    actor: str,
+    buckets: Buckets,
+    finished: Sequence[int] = (),
 ) -> Saved:
-    """Store a record whole, with its place in the indexes, and note it for Redis."""
+    """Store a record whole, with its place in the indexes, and note it for Redis.
+
+    `finished`: rows of the outbox that are done with.
+    """
+    outbox.discard(conn, finished)
     row = keys.row(conn, record.key)
     was = keys.value_of(conn, row) if row else None
     before = None if was is None else fields_of(record.place, was)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis
 
 from ..database import Database
-from . import commands, keys, layout, outbox
+from . import commands, keys, layout, outbox, server
 from .commands import Command, Mode
 from .keys import Row
 from .logic import Logic
@@ -19,6 +21,10 @@ from .steps import Ask, ask, take
 Progress = Callable[[int, int], None]
 
 _PAGE = 200
+# A turn that shows no progress for this long is over, in milliseconds.
+_LEASE = 30_000
+# How often to look whether another process's turn is over, in seconds.
+_POLL = 0.1
 
 
 @dataclass
@@ -34,6 +40,60 @@ class Restored:
     accounts: int = 0
     present: int = 0
     loss: str = "none"
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One process's turn at restoring. New counts must be added to old ones once, whoever restores
+    and however often it is interrupted: keys up to `after` are done, the next page may be.
+    """
+
+    source: str
+    owner: str
+    loss: str = ""
+    after: bytes = b""
+    resumed: bool = False
+
+    def mode_of(self, page: Sequence[Row]) -> Mode:
+        """How this page's keys are brought together with what Redis has."""
+        if self.loss in ("none", "missing") or page[-1].key <= self.after:
+            return "missing"
+        if self.loss == "rollback":
+            return "rollback"
+        return "again" if self.resumed else "total"
+
+    def past(self, page: Sequence[Row]) -> _Turn:
+        """With a page done."""
+        if page[-1].key <= self.after:
+            return self
+        return replace(self, after=page[-1].key, resumed=False)
+
+
+def _claim(conn: sqlite3.Connection, source: str, owner: str) -> _Turn | None:
+    """A turn at restoring this Redis; None while another process has one."""
+    note = keys.state(conn, "restoring")
+    turn = _Turn(source, owner)
+    if note:
+        then, other, loss, after, until = note.split(" ")
+        if int(until) > keys.now_ms() and other != owner:
+            return None
+        if then == source:
+            turn = _Turn(source, owner, loss, bytes.fromhex(after), resumed=True)
+    _hold(conn, turn)
+    return turn
+
+
+def _release(conn: sqlite3.Connection, owner: str) -> None:
+    """Let others go on at once where this turn ended early."""
+    note = (keys.state(conn, "restoring") or "").split(" ")
+    if len(note) == 5 and note[1] == owner:
+        keys.set_state(conn, "restoring", " ".join([*note[:4], "0"]))
+
+
+def _hold(conn: sqlite3.Connection, turn: _Turn) -> None:
+    until = keys.now_ms() + _LEASE
+    note = f"{turn.source} {turn.owner} {turn.loss} {turn.after.hex()} {until}"
+    keys.set_state(conn, "restoring", note)
 
 
 class Restorer:
@@ -78,21 +138,44 @@ class Restorer:
         """Write what is missing, and what counters and lists have lost; say what that was.
 
         Keys that are deleted here are removed there, and the marks by which a relay remembers that
-        it found no accounts.
+        it found no accounts. It can be interrupted and done again, and waits while another process
+        is at it.
         """
-        assessed = self.assess()
         if dry_run:
-            return assessed
-        mode: Mode = "missing" if assessed.loss == "none" else assessed.loss  # type: ignore[assignment]
-        done, total = 0, assessed.keys + assessed.present
+            return self.assess()
+        turn = self._take_turn()
+        try:
+            assessed = self.assess()
+            turn = replace(turn, loss=turn.loss or assessed.loss)
+            assessed.loss = turn.loss
+            self._write_all(turn, assessed.keys + assessed.present, progress)
+        except BaseException:
+            self._database.write(_release, turn.owner)
+            raise
+        self._database.write(keys.set_state, "restoring", "")
+        return assessed
+
+    def _take_turn(self) -> _Turn:
+        about = server.info(self._client)
+        source = f"{about.run_id}/{about.flushes}".replace(" ", "+")
+        owner = secrets.token_hex(8)
+        while True:
+            turn: _Turn | None = self._database.write(_claim, source, owner)
+            if turn is not None:
+                return turn
+            time.sleep(_POLL)
+
+    def _write_all(self, turn: _Turn, total: int, progress: Progress | None) -> None:
+        done = 0
         for page in self._pages():
-            self._write(page, mode)
+            self._database.write(_hold, turn)
+            self._write(page, turn.mode_of(page))
+            turn = turn.past(page)
             done += len(page)
             if progress is not None:
                 progress(done, total)
         self._bury()
         ask(self._client, Ask([("DEL", mark) for mark in layout.EMPTY_MARKS]))
-        return assessed
 
     def _write(self, page: Sequence[Row], mode: Mode) -> None:
         seen: Current = self._database.read(_to_write, page, mode)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Read:
     """`op(conn, *args)` on one snapshot of SQLite."""
 
@@ -32,7 +32,7 @@ class Read:
     args: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
     """`op(conn, *args)` in a transaction of SQLite."""
 
@@ -40,16 +40,17 @@ class Write:
     args: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """Commands for Redis, in one round trip; their replies.
 
     Raises RedisUnavailableError if one fails; `tolerant`: errors that Redis answers with are among
-    the replies.
+    the replies. `as_text`: replies may come decoded, which the client does faster than we can.
     """
 
     commands: Sequence[Command]
     tolerant: bool = False
+    as_text: bool = False
 
 
 Step = Read | Write | Ask
@@ -66,8 +67,13 @@ def write(op: Callable[..., Any], *args: Any) -> Write:
     return Write(op, args)
 
 
-def take(steps: Steps[T], database: Database | None, client: redis.Redis | None) -> T:
-    """Take the steps one by one and return what they come to."""
+def take(
+    steps: Steps[T],
+    database: Database | None,
+    client: redis.Redis | None,
+    texts: redis.Redis | None = None,
+) -> T:
+    """Take the steps one by one and return what they come to; `texts` is a client that decodes."""
     outcome: Any = None
     failure: Exception | None = None
     while True:
@@ -78,7 +84,7 @@ def take(steps: Steps[T], database: Database | None, client: redis.Redis | None)
         outcome, failure = None, None
         try:
             if isinstance(step, Ask):
-                outcome = ask(client, step)
+                outcome = ask(texts if step.as_text and texts else client, step)
             else:
                 assert database is not None
                 run = database.read if isinstance(step, Read) else database.write
@@ -88,7 +94,10 @@ def take(steps: Steps[T], database: Database | None, client: redis.Redis | None)
 
 
 async def take_async(
-    steps: Steps[T], database: AsyncDatabase | None, client: redis.asyncio.Redis | None
+    steps: Steps[T],
+    database: AsyncDatabase | None,
+    client: redis.asyncio.Redis | None,
+    texts: redis.asyncio.Redis | None = None,
 ) -> T:
     """As `take`, for an event loop."""
     outcome: Any = None
@@ -101,7 +110,7 @@ async def take_async(
         outcome, failure = None, None
         try:
             if isinstance(step, Ask):
-                outcome = await ask_async(client, step)
+                outcome = await ask_async(texts if step.as_text and texts else client, step)
             else:
                 assert database is not None
                 run = database.read if isinstance(step, Read) else database.write

@@ -108,8 +108,10 @@ class RelayStore:
         self.path = path
         self.target = Target(redis_url, cluster, socket_timeout) if redis_url else None
         self._client: redis.Redis | None = None
+        self._texts: redis.Redis | None = None
         if self.target is not None and not cluster:
             self._client = self.target.connect()
+            self._texts = self.target.connect(as_text=True)
         self._buckets = Buckets(timezone_offset)
         self._health = Health()
         self._logic = Logic(self._health, self._buckets, strict=strict)
@@ -213,9 +215,12 @@ class RelayStore:
             if watcher is not None and watcher is not threading.current_thread():
                 watcher.join()
             if self._database is not None:
+                with suppress(StorageError):  # what stays in the outbox is told again
+                    self._sweep()
                 self._database.close()
-            if self._client is not None:
-                self._client.close()
+            for client in (self._client, self._texts):
+                if client is not None:
+                    client.close()
 
     def __enter__(self) -> Self:
         self.open()
@@ -233,14 +238,15 @@ class RelayStore:
             known = self.database.read(keys.state, "run_id")
             take(self._logic.drain(everything=True), self.database, self._client)
             if about.run_id != known or about.keys == 0:
-                self._restorer().restore()
-                self.database.write(keys.set_state, "run_id", about.run_id)
+                self.restorer.restore()
+                self.note_source(about)
             self._health.came_back()
         except RedisUnavailableError as error:
             self._health.went_down(error)
 
     def _tick(self) -> None:
         """What the background does from time to time."""
+        self._sweep()
         try:
             about = server.info(self.redis)
             self._health.came_back()
@@ -253,6 +259,9 @@ class RelayStore:
         except RedisUnavailableError as error:
             self._health.went_down(error)
 
+    def _sweep(self) -> None:
+        take(self._logic.sweep(), self._database, None)
+
     def _run(self, steps: Steps[T]) -> T:
         if not self._opened:
             self.open()
@@ -260,14 +269,26 @@ class RelayStore:
         if client is None and self.target is not None:
             with suppress(RedisUnavailableError):
                 client = self.redis
-        return take(steps, self._database, client)
+        return take(steps, self._database, client, self._texts)
 
-    def _restorer(self) -> Restorer:
+    @property
+    def restorer(self) -> Restorer:
+        """What brings back to Redis what it has lost."""
         return Restorer(self.database, self.redis, self._logic)
 
+    @property
     def mirror(self) -> Mirror:
         """What takes keys over from Redis."""
         return Mirror(self.database, self.redis, self._buckets)
+
+    def drain(self) -> int:
+        """Bring to Redis what waits in the outbox and is due; how many changes that were."""
+        return take(self._logic.drain(), self.database, self.redis)
+
+    def note_source(self, about: server.ServerInfo) -> None:
+        """Note which Redis it is whose keys SQLite has."""
+        self.database.write(keys.set_state, "run_id", about.run_id)
+        self.database.write(keys.set_state, "flushes", str(about.flushes))
 
     # API keys.
 
@@ -474,15 +495,17 @@ class RelayStore:
         what changed since.
         """
         self.open()
-        mirror, total = self.mirror(), Taken()
-        size = server.info(self.redis).keys
+        mirror, total = self.mirror, Taken()
+        about = server.info(self.redis)
         seen = 0
         for names in server.scan(self.redis):
             total.add(mirror.take_over(names, dry_run=dry_run))
             seen += len(names)
             if progress is not None:
-                progress(seen, max(size, seen))
+                progress(seen, max(about.keys, seen))
         total.missing.clear()
+        if not dry_run:
+            self.note_source(about)
         return total
 
     def restore(self, *, progress: Progress | None = None, dry_run: bool = False) -> Restored:
@@ -492,7 +515,7 @@ class RelayStore:
         an older copy of Redis, what SQLite holds counts. Deleted records are removed.
         """
         self.open()
-        return self._restorer().restore(progress=progress, dry_run=dry_run)
+        return self.restorer.restore(progress=progress, dry_run=dry_run)
 
     def diff(
         self, *, limit: int | None = None, progress: Progress | None = None
@@ -524,7 +547,7 @@ class RelayStore:
         return found
 
     def _comparison(self) -> Comparison:
-        return Comparison(self.database, self.redis, self._logic, self.mirror())
+        return Comparison(self.database, self.redis, self._logic, self.mirror)
 
     def trash(self, *, limit: int = 100) -> list[TrashEntry]:
         """Records whose deletion in Redis was mirrored, the last one first; kept for 30 days."""
@@ -541,6 +564,7 @@ class RelayStore:
     def stats(self) -> dict[str, Any]:
         """The store in figures: apiKeysCount, accountsCount, usageRecordsCount, dbSize, dbPath …"""
         self.open()
+        self._sweep()
         try:
             about = server.info(self.redis)
             there = {"redisUp": True, "redisVersion": about.version, "redisKeys": about.keys}

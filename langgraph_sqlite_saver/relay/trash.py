@@ -152,7 +152,7 @@ def _bring_back(conn: sqlite3.Connection, key: bytes, number: int) -> list[Chang
         keys.put(conn, key, Value(kind, tuple(data)), expires_at, number)
         keys.put_entries(conn, key, [tuple(member) for member in members])
     else:
-        keys.put(conn, key, unpack(kind, blob), expires_at, number, written_here=True)
+        keys.put(conn, key, unpack(kind, blob), expires_at, number)
     return [(key, None)]
 
 
