@@ -23,7 +23,7 @@ from .errors import RedisUnavailableError
 from .mirror import BATCH, JITTER
 from .restoring import Restored
 from .server import ServerInfo
-from .steps import REDIS_ERRORS, explained
+from .steps import REDIS_ERRORS, Ask, ask
 from .store import RelayStore
 
 # The audit log's name for whoever changes the source.
@@ -194,42 +194,33 @@ class Follower:
         if isinstance(client, RedisCluster) or not self._notifies(client):
             return
         database = client.connection_pool.connection_kwargs.get("db", 0)
-        try:
-            self._pubsub = client.pubsub(  # type: ignore[no-untyped-call]
-                ignore_subscribe_messages=True
-            )
-            self._pubsub.psubscribe(f"__keyevent@{database}__:*")
-        except REDIS_ERRORS as error:
-            raise explained(error, ("PSUBSCRIBE",)) from None
+        pubsub: Any = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._pubsub = pubsub
+        server.attempt(lambda: pubsub.psubscribe(f"__keyevent@{database}__:*"), "PSUBSCRIBE")
 
     def _notifies(self, client: redis.Redis) -> bool:
         """Whether Redis tells of every change; made to, where that is allowed."""
-        try:
-            found = client.config_get("notify-keyspace-events")
-            flags = next(iter(found.values()), b"")
-            flags = flags.decode() if isinstance(flags, bytes) else str(flags)
-            if "E" in flags and ("A" in flags or set(_EVERY_EVENT) <= set(flags)):
-                return True
-            if self._enables:
-                client.config_set("notify-keyspace-events", flags.replace("A", "") + "EA")
-            return self._enables
-        except redis.ResponseError:  # hosted Redis has no CONFIG
+        name = "notify-keyspace-events"
+        (found,) = ask(client, Ask([("CONFIG", "GET", name)], tolerant=True))
+        if isinstance(found, Exception):  # hosted Redis has no CONFIG
             return False
-        except REDIS_ERRORS as error:
-            raise explained(error, ("CONFIG",)) from None
+        flags = _flags(found)
+        if "E" in flags and ("A" in flags or set(_EVERY_EVENT) <= set(flags)):
+            return True
+        if self._enables:
+            ask(client, Ask([("CONFIG", "SET", name, flags.replace("A", "") + "EA")]))
+        return self._enables
 
     def _hear(self, patience: float) -> None:
         """Take what events have come; wait for one if there is none."""
         if self._pubsub is None:
             self._stop.wait(patience)
             return
-        try:
-            message = self._pubsub.get_message(timeout=patience)
-            while message is not None:
-                self._note(message)
-                message = self._pubsub.get_message()
-        except REDIS_ERRORS as error:
-            raise explained(error, ("PSUBSCRIBE",)) from None
+        get = self._pubsub.get_message
+        message = server.attempt(lambda: get(timeout=patience), "PSUBSCRIBE")
+        while message is not None:
+            self._note(message)
+            message = server.attempt(get, "PSUBSCRIBE")
 
     def _note(self, message: dict[str, Any]) -> None:
         key = message["data"]
@@ -338,3 +329,10 @@ class Follower:
         if pubsub is not None:
             with suppress(*REDIS_ERRORS):
                 pubsub.close()
+
+
+def _flags(reply: Any) -> str:
+    """What CONFIG GET says of one setting."""
+    values = list(reply.values()) if isinstance(reply, dict) else list(reply)[1:]
+    value = values[0] if values else b""
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -29,6 +29,7 @@ class Health:
 
     def __init__(self) -> None:
         self._down_until = 0.0
+        self._suspect = False
         self._mutex = threading.Lock()
         self._failed: set[int] = set()
         self._finished: set[int] = set()
@@ -42,7 +43,7 @@ class Health:
     @property
     def may_answer(self) -> bool:
         """Whether what it answers is what was saved last, as far as this process knows."""
-        return not self._failed and not self.is_down
+        return not (self._suspect or self._failed or self.is_down)
 
     @property
     def failed(self) -> tuple[int, ...]:
@@ -54,6 +55,15 @@ class Health:
         """A call failed."""
         if not error.answered:
             self._down_until = time.monotonic() + _PATIENCE
+
+    def connected(self) -> None:
+        """A connection was made: Redis may have been restarted, with older keys or none."""
+        self._suspect = True
+        self.wake.set()
+
+    def is_the_one_it_was(self) -> None:
+        """Whoever answers has been looked at."""
+        self._suspect = False
 
     def came_back(self) -> None:
         """It answers."""
@@ -201,21 +211,40 @@ class Logic:
             self.health.swept(finished)
 
     def drain(self, *, everything: bool = False) -> Steps[int]:
-        """Bring what waits in the outbox to Redis; how many rows that were due are done."""
-        done = 0
+        """Bring what waits in the outbox to Redis; how many rows are done.
+
+        `everything`: also rows whose calls may be at work, which stay.
+        """
+        done, after = 0, 0
+        failed = self.health.failed
         while True:
-            failed = self.health.failed
-            waiting: outbox.Waiting = yield read(outbox.waiting, failed, everything)
-            if not waiting.ids:
+            rows: tuple[outbox.Row, ...] = yield read(outbox.waiting, failed, everything, after)
+            if not rows:
                 break
-            yield from self.bring(waiting.changes)
-            yield write(outbox.discard, waiting.finished)
-            self.health.drained(waiting.ids)
-            done += len(waiting.finished)
-            everything = False
-        self.health.drained(failed)  # rows that somebody else has brought
-        self.health.came_back()
+            brought = yield from self._bring_rows(rows)
+            finished = tuple(row.id for row in brought if row.is_due)
+            yield write(outbox.discard, finished)
+            self.health.drained(finished)
+            done += len(finished)
+            after = rows[-1].id
+        self.health.drained(tuple((yield read(outbox.missing, failed))))
         return done
+
+    def _bring_rows(self, rows: tuple[outbox.Row, ...]) -> Steps[tuple[outbox.Row, ...]]:
+        """Those rows that Redis takes: one that it refuses must not hold up the others."""
+        changes = dict.fromkeys(change for row in rows for change in row.changes)
+        try:
+            yield from self.bring(tuple(changes))
+        except RedisUnavailableError as error:
+            if not error.answered:
+                raise
+            if len(rows) == 1:
+                return ()
+            taken: tuple[outbox.Row, ...] = ()
+            for row in rows:
+                taken += yield from self._bring_rows((row,))
+            return taken
+        return rows
 
     def bring(self, changes: tuple[Change, ...]) -> Steps[None]:
         """Bring what SQLite holds for these to Redis, until it is so."""

@@ -84,25 +84,38 @@ def discard(conn: sqlite3.Connection, ids: Sequence[int]) -> None:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Rows whose calls died or failed, or, at a start, all."""
+class Row:
+    """What one call changed; `is_due` if it has died or given up."""
 
-    ids: tuple[int, ...]
-    finished: tuple[int, ...]
+    id: int
     changes: tuple[Change, ...]
+    is_due: bool
 
 
 def waiting(
-    conn: sqlite3.Connection, failed: Sequence[int], everything: bool, limit: int = 200
-) -> Waiting:
-    """What to write to Redis now. Rows of calls that may be at work are written and kept."""
-    now = keys.now_ms()
-    rows = conn.execute("SELECT id, changes, due_at FROM outbox ORDER BY id").fetchall()
-    own = set(failed)
-    wanted = [row for row in rows if everything or row[0] in own or row[2] <= now][:limit]
-    changes = dict.fromkeys((k, m) for row in wanted for k, m in unpack_list(row[1]))
-    done = tuple(row[0] for row in wanted if row[0] in own or row[2] <= now)
-    return Waiting(tuple(row[0] for row in wanted), done, tuple(changes))
+    conn: sqlite3.Connection,
+    failed: Sequence[int],
+    everything: bool,
+    after: int,
+    limit: int = 200,
+) -> tuple[Row, ...]:
+    """Rows of calls that died or failed; or all, also of calls that may be at work."""
+    now, own, found = keys.now_ms(), set(failed), []
+    query = "SELECT id, changes, due_at FROM outbox WHERE id > ? ORDER BY id"
+    for id, blob, due_at in conn.execute(query, (after,)):
+        is_due = id in own or due_at <= now
+        if is_due or everything:
+            changes = tuple((key, name) for key, name in unpack_list(blob))
+            found.append(Row(id, changes, is_due))
+        if len(found) == limit:
+            break
+    return tuple(found)
+
+
+def missing(conn: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    """Rows that somebody else has brought to Redis."""
+    known = {id for (id,) in conn.execute("SELECT id FROM outbox")}
+    return [id for id in ids if id not in known]
 
 
 def count(conn: sqlite3.Connection) -> int:

@@ -48,7 +48,7 @@ def project(
     elif place.family == "account":
         _account(conn, place, _Columns(fields or fields_of(place, new)))
     elif place.family == "records":
-        _records(conn, place.id, old, new)
+        _records(conn, place.id, old, new, buckets)
     elif place.family == "stats":
         _stats(conn, place, old, new)
     elif place.family == "key_cost":
@@ -255,7 +255,9 @@ def new_entries(old: Sequence[bytes], new: Sequence[bytes]) -> list[bytes]:
     return fresh[::-1]
 
 
-def _records(conn: sqlite3.Connection, raw_id: str, old: Value | None, new: Value) -> None:
+def _records(
+    conn: sqlite3.Connection, raw_id: str, old: Value | None, new: Value, buckets: Buckets
+) -> None:
     if new.type != "list":
         return
     id = column(layout.raw(raw_id))
@@ -264,7 +266,7 @@ def _records(conn: sqlite3.Connection, raw_id: str, old: Value | None, new: Valu
     if not entries:
         return
     known = conn.execute("SELECT 1 FROM api_keys WHERE id = ?", (id,)).fetchone()
-    records = [(entry, usage.of_entry(id, entry) if known else None) for entry in entries]
+    records = [(entry, usage.of_entry(id, entry, buckets) if known else None) for entry in entries]
     usage.insert(conn, [record for _, record in records if record is not None])
     unplaced = [(id, column(entry)) for entry, record in records if record is None]
     usage.keep_unplaced(conn, unplaced, raises_totals=False)
@@ -298,7 +300,6 @@ def forget(conn: sqlite3.Connection, place: Place) -> None:
     if place.family == "api_key":
         id = column(layout.raw(place.id))
         conn.execute("DELETE FROM api_keys WHERE id = ?", (id,))
-        conn.execute("DELETE FROM usage_unplaced WHERE api_key_id = ?", (id,))
     elif place.family == "account":
         conn.execute(
             "DELETE FROM accounts WHERE id = ? AND account_type = ?",

@@ -339,6 +339,8 @@ def delete(conn: sqlite3.Connection, place: Place, key: bytes, actor: str) -> tu
     id = outbox.add(conn, changes)
     keys.edit_members(conn, dict.fromkeys(indexes), id)
     projection.forget(conn, place)
+    unplaced = "DELETE FROM usage_unplaced WHERE api_key_id = ?"
+    conn.execute(unplaced, (layout.column(raw(place.id)),))
     if before is not None:
         audit.note(conn, actor, "delete", place.account_type or "api_key", place.id, before, None)
     outbox.bury(conn, changes)

@@ -14,6 +14,7 @@ from .layout import ACCOUNT_TYPES, Place, raw, text
 from .logic import fields_of_reply
 from .records import Record
 from .steps import Ask, Steps, ask
+from .times import Buckets
 from .usage import UsageRecord
 from .values import Member
 
@@ -166,9 +167,11 @@ def _usage(record: UsageRecord) -> Iterable[Command]:
     yield ("INCRBYFLOAT", layout.COST_TOTAL + id, repr(float(record.cost)))
 
 
-def usage_of(client: redis.Redis, api_key_id: str, limit: int) -> list[UsageRecord]:
+def usage_of(
+    client: redis.Redis, api_key_id: str, limit: int, buckets: Buckets
+) -> list[UsageRecord]:
     """The newest usage records of an API key, as its list has them."""
     key = layout.RECORDS + raw(api_key_id)
     (entries,) = ask(client, Ask([("LRANGE", key, 0, limit - 1)]))
-    found = (usage.of_entry(api_key_id, entry) for entry in entries)
+    found = (usage.of_entry(api_key_id, entry, buckets) for entry in entries)
     return [record for record in found if record is not None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -14,8 +15,10 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
-from ..database import InvalidInputError
+from ..database import InvalidInputError, StorageError
 from .steps import REDIS_ERRORS, explained
+
+T = TypeVar("T")
 
 SCAN_COUNT = 1000
 
@@ -27,6 +30,8 @@ class Target:
     url: str
     cluster: bool
     timeout: float
+    # Called when a connection has been made: what answers may not be what answered before.
+    connected: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return "Target(…)"  # the URL holds a password
@@ -48,34 +53,46 @@ class Target:
         `as_text`: its replies are text, which the client makes of them faster than we can.
         """
         factory: Any = RedisCluster if self.cluster else redis.Redis
-        with _explained():
-            client: redis.Redis = factory.from_url(self.url, **self._options(Retry, as_text))
+        options = self._options(Retry, as_text)
+        if self.connected is not None and not self.cluster:
+            options["redis_connect_func"] = partial(_on_connect, self.connected)
+        client: redis.Redis = attempt(lambda: factory.from_url(self.url, **options), "connecting")
         return client
 
     def connect_async(self, *, as_text: bool = False) -> redis.asyncio.Redis:
         """A client for the event loop that runs."""
         factory: Any = redis.asyncio.cluster.RedisCluster if self.cluster else redis.asyncio.Redis
-        with _explained():
-            client: redis.asyncio.Redis = factory.from_url(
-                self.url, **self._options(AsyncRetry, as_text)
-            )
+        options = self._options(AsyncRetry, as_text)
+        if self.connected is not None and not self.cluster:
+            options["redis_connect_func"] = partial(_on_connect_async, self.connected)
+        client: redis.asyncio.Redis = attempt(
+            lambda: factory.from_url(self.url, **options), "connecting"
+        )
         return client
 
 
-class _explained:
-    """Redis' errors as ours; a URL that is none never appears in the message."""
+def _on_connect(connected: Callable[[], object], connection: Any) -> None:
+    connected()
+    connection.on_connect()
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError):
-            raise InvalidInputError(
-                "the Redis URL cannot be read: it is redis://[user:password@]host[:port][/db], "
-                "rediss:// with TLS, or unix://path"
-            ) from None
-        if isinstance(error, REDIS_ERRORS):
-            raise explained(error, ("connecting",)) from None
+async def _on_connect_async(connected: Callable[[], object], connection: Any) -> None:
+    connected()
+    await connection.on_connect()
+
+
+def attempt(call: Callable[[], T], doing: str) -> T:
+    """What a call of redis-py returns; its errors as ours, and nothing of a URL or a value."""
+    try:
+        return call()
+    except ValueError:
+        failure: StorageError = InvalidInputError(
+            "the Redis URL cannot be read: it is redis://[user:password@]host[:port][/db], "
+            "rediss:// with TLS, or unix://path"
+        )
+    except REDIS_ERRORS as error:
+        failure = explained(error, (doing,))
+    raise failure
 
 
 @dataclass(frozen=True)
@@ -93,15 +110,14 @@ def nodes(client: redis.Redis) -> list[redis.Redis]:
     """The servers that hold keys: of a cluster, each primary."""
     if not isinstance(client, RedisCluster):
         return [client]
-    with _explained():
-        found = [client.get_redis_connection(node) for node in client.get_primaries()]
-    return found
+    return attempt(
+        lambda: [client.get_redis_connection(node) for node in client.get_primaries()], "CLUSTER"
+    )
 
 
 def info(client: redis.Redis) -> ServerInfo:
     """What the server says of itself; raises RedisUnavailableError."""
-    with _explained():
-        parts = [_info(node) for node in nodes(client)]
+    parts = attempt(lambda: [_info(node) for node in nodes(client)], "INFO")
     return ServerInfo(
         " ".join(sorted(part.run_id for part in parts)),
         parts[0].version,
@@ -130,8 +146,9 @@ def scan(client: redis.Redis, match: bytes | None = None) -> Iterator[list[bytes
     for node in nodes(client):
         cursor = 0
         while True:
-            with _explained():
-                cursor, found = node.scan(cursor, match=match, count=SCAN_COUNT)
+            cursor, found = attempt(
+                partial(node.scan, cursor, match=match, count=SCAN_COUNT), "SCAN"
+            )
             if found:
                 yield list(found)  # type: ignore[arg-type]
             if cursor == 0:

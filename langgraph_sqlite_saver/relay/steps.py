@@ -132,9 +132,12 @@ def ask(client: redis.Redis | None, step: Ask) -> list[Any]:
         pipe = client.pipeline(transaction=False)
         for command in step.commands:
             pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-        return checked(step, pipe.execute(raise_on_error=False))
+        replies = pipe.execute(raise_on_error=False)
     except REDIS_ERRORS as error:
-        return refused(step, error)
+        failure = error
+    else:
+        return checked(step, replies)
+    return refused(step, failure)
 
 
 async def ask_async(client: redis.asyncio.Redis | None, step: Ask) -> list[Any]:
@@ -147,9 +150,12 @@ async def ask_async(client: redis.asyncio.Redis | None, step: Ask) -> list[Any]:
         pipe = client.pipeline(transaction=False)
         for command in step.commands:
             pipe.execute_command(*command)
-        return checked(step, await pipe.execute(raise_on_error=False))
+        replies = await pipe.execute(raise_on_error=False)
     except REDIS_ERRORS as error:
-        return refused(step, error)
+        failure = error
+    else:
+        return checked(step, replies)
+    return refused(step, failure)
 
 
 def checked(step: Ask, replies: list[Any]) -> list[Any]:
@@ -166,13 +172,13 @@ def refused(step: Ask, error: Exception) -> list[Any]:
     answered = isinstance(error, redis.ResponseError) and len(step.commands) == 1
     if step.tolerant and answered:
         return [error]
-    raise explained(error, step.commands[0]) from None
+    raise explained(error, step.commands[0])
 
 
 def explained(error: Exception, command: Command) -> RedisUnavailableError:
     """Our error for one of Redis'. Its text may repeat what was sent: only its first word is ours.
 
-    The error itself is no cause of ours for the same reason.
+    For the same reason ours is not raised while that one is handled: it would be its context.
     """
     if isinstance(error, redis.ResponseError):
         code = str(error).split(" ", 1)[0].rstrip(":,'")

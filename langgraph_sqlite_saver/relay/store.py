@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import redis
 from typing_extensions import Self
 
-from ..database import Database, InvalidInputError, PragmaValue, StorageError, upkeep
+from ..database import (
+    Database,
+    DatabaseClosedError,
+    InvalidInputError,
+    PragmaValue,
+    StorageError,
+    upkeep,
+)
 from . import (
     audit,
     backups,
@@ -105,15 +112,18 @@ class RelayStore:
         if path is not None and os.fspath(path) not in ("", ":memory:"):
             Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
         self._heals = heal
+        self._health = Health()
         self.path = path
-        self.target = Target(redis_url, cluster, socket_timeout) if redis_url else None
+        self.target: Target | None = None
+        if redis_url is not None:
+            watched = self._health.connected if heal and path is not None else None
+            self.target = Target(redis_url, cluster, socket_timeout, watched)
         self._client: redis.Redis | None = None
         self._texts: redis.Redis | None = None
         if self.target is not None and not cluster:
             self._client = self.target.connect()
             self._texts = self.target.connect(as_text=True)
         self._buckets = Buckets(timezone_offset)
-        self._health = Health()
         self._logic = Logic(self._health, self._buckets, strict=strict)
         self.logic: Logic | RedisOnly = self._logic if path is not None else RedisOnly()
         self._database = (
@@ -182,8 +192,10 @@ class RelayStore:
         """Open the file, bring to Redis what waits, and restore a Redis that has lost its keys.
 
         The first call of any method does it else. A Redis that is down is waited for in the
-        background.
+        background. Raises DatabaseClosedError after `close`.
         """
+        if self._closed.is_set():
+            raise DatabaseClosedError("the store was closed: open a new one")
         if self._opened:
             return
         with self._opening:
@@ -230,40 +242,50 @@ class RelayStore:
         self.close()
 
     def _heal(self) -> None:
-        """Bring Redis up to date, if it is there; all of it, if it is not the one it was."""
+        """Bring Redis up to date, and all of it if it is not the one it was."""
         if self.target is None:
             return
         try:
             about = server.info(self.redis)
-            known = self.database.read(keys.state, "run_id")
-            take(self._logic.drain(everything=True), self.database, self._client)
-            if about.run_id != known or about.keys == 0:
+            take(self._logic.drain(everything=True), self.database, self.redis)
+            if not self._knows(about):
                 self.restorer.restore()
                 self.note_source(about)
+            self._health.is_the_one_it_was()
             self._health.came_back()
         except RedisUnavailableError as error:
             self._health.went_down(error)
+
+    def _knows(self, about: server.ServerInfo) -> bool:
+        """Whether this is the Redis that was seen last, with what it had."""
+        if about.keys == 0 and self.database.read(keys.count):
+            return False
+        noted = [self.database.read(keys.state, name) for name in ("run_id", "flushes")]
+        return noted == [about.run_id, str(about.flushes)]
 
     def _tick(self) -> None:
         """What the background does from time to time."""
         self._sweep()
         try:
             about = server.info(self.redis)
-            self._health.came_back()
-            if about.run_id != self.database.read(keys.state, "run_id") or about.keys == 0:
-                self._heal()
-            elif self.database.read(outbox.count):
-                take(self._logic.drain(), self.database, self._client)
-            else:
-                self._health.drained(self._health.failed)
         except RedisUnavailableError as error:
             self._health.went_down(error)
+            return
+        if not self._knows(about):
+            self._heal()
+            return
+        self._health.is_the_one_it_was()
+        self._health.came_back()
+        if self.database.read(outbox.count):
+            self.drain()
+        elif self._health.failed:
+            self._health.drained(self._health.failed)
 
     def _sweep(self) -> None:
         take(self._logic.sweep(), self._database, None)
 
     def _run(self, steps: Steps[T]) -> T:
-        if not self._opened:
+        if not self._opened or self._closed.is_set():
             self.open()
         client = self._client
         if client is None and self.target is not None:
@@ -391,7 +413,7 @@ class RelayStore:
     def record_usages(self, records: Sequence[UsageRecord], *, wait: bool = False) -> None:
         """As `record_usage`, for many."""
         self.open()
-        ticket = self._queue.put([usage.checked(record) for record in records])
+        ticket = self._queue.put([usage.checked(record, self._buckets) for record in records])
         if wait:
             self._queue.wait(ticket)
 
@@ -429,7 +451,7 @@ class RelayStore:
         wanted = {"api_key_id": api_key_id, "account_id": account_id, "model": model}
         self.open()
         if self._database is None and api_key_id is not None:
-            return redis_only.usage_of(self.redis, api_key_id, limit)
+            return redis_only.usage_of(self.redis, api_key_id, limit, self._buckets)
         return self.database.read(usage.records, wanted, since, until, limit, after)
 
     def usage_totals(
@@ -621,7 +643,7 @@ def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: thread
             return
         with suppress(StorageError):  # the next call meets it too, and has a caller to tell
             alive._tick()
-        if alive._health.failed:
+        if not alive._health.may_answer:  # it fails: not at once again
             closed.wait(_WATCH)
         del alive
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..database import InvalidInputError
 from . import audit, keys, layout, outbox, projection, records, usage
-from .layout import ACCOUNT_TYPES, Place, raw
+from .layout import ACCOUNT_TYPES, Place, column, raw
 from .outbox import Change
 from .projection import fields_of
 from .records import Record, Saved
@@ -55,11 +55,7 @@ def _discard_record(
     conn: sqlite3.Connection, place: Place, value: Value, actor: str, now: int
 ) -> None:
     if place.family == "api_key":
-        found = usage.records(conn, {"api_key_id": place.id}, None, None, -1, None)
-        conn.executemany(
-            "INSERT INTO trash_usage (removed_at, api_key_id, record) VALUES (?, ?, ?)",
-            [(now, place.id, usage.as_json(record)) for record in reversed(found)],
-        )
+        usage.to_trash(conn, column(raw(place.id)), now)
     projection.forget(conn, place)
     kind = place.account_type or "api_key"
     audit.note(conn, actor, "delete", kind, place.id, fields_of(place, value), None)
@@ -108,7 +104,8 @@ def undelete(conn: sqlite3.Connection, id: str, actor: str, buckets: Buckets) ->
     value = keys.value_of(conn, row)
     projection.project(conn, place, None, value, buckets)
     changes += _memberships(conn, place, own[0], value, number)
-    _bring_usage_back(conn, place)
+    if place.family == "api_key":
+        usage.from_trash(conn, column(raw(place.id)))
     kind = place.account_type or "api_key"
     audit.note(conn, actor, "undelete", kind, place.id, None, fields_of(place, value))
     outbox.unbury(conn, changes)
@@ -163,13 +160,6 @@ def _memberships(
     wanted = records.memberships(record, records.keeps_indexes(conn, place))
     keys.edit_members(conn, dict(wanted), number)
     return list(wanted)
-
-
-def _bring_usage_back(conn: sqlite3.Connection, place: Place) -> None:
-    query = "SELECT record FROM trash_usage WHERE api_key_id = ? ORDER BY id"
-    found = [usage.of_json(record) for (record,) in conn.execute(query, (place.id,))]
-    usage.insert(conn, found)
-    conn.execute("DELETE FROM trash_usage WHERE api_key_id = ?", (place.id,))
 
 
 def empty(conn: sqlite3.Connection) -> None:

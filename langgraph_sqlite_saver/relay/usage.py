@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 import orjson
 
 from ..database import InvalidInputError, InvalidTypeError
-from .times import Buckets, parse, utc_now, utc_text
+from .times import Buckets, utc_now, utc_text
 
 Period = Literal["hour", "day", "month"]
 PERIODS: tuple[Period, ...] = ("hour", "day", "month")
@@ -90,27 +90,56 @@ class UsageTotals:
     cost: float
 
 
-def checked(record: UsageRecord) -> UsageRecord:
+_LARGEST = 2**53
+
+
+def checked(record: UsageRecord, buckets: Buckets) -> UsageRecord:
     """The record with its time; raises for what the tables could not hold or add up."""
     if not isinstance(record, UsageRecord):
         raise InvalidTypeError(f"a UsageRecord is expected, not {type(record).__name__}")
     for name in _COUNTS:
-        if type(getattr(record, name)) is not int:
-            raise InvalidTypeError(f"{name} is a whole number, not {getattr(record, name)!r}")
-    if type(record.cost) not in (int, float) or not abs(record.cost) < float("inf"):
-        raise InvalidInputError(f"cost is a number of dollars, not {record.cost!r}")
-    if not (isinstance(record.api_key_id, str) and isinstance(record.model, str) and record.model):
-        raise InvalidTypeError("a usage record needs the id of an API key and a model")
+        count = getattr(record, name)
+        if type(count) is not int or not -_LARGEST <= count <= _LARGEST:
+            raise InvalidTypeError(f"{name} is a whole number below 2**53, not {count!r:.40}")
+    if type(record.cost) not in (int, float) or not abs(record.cost) < _LARGEST:
+        raise InvalidInputError(f"cost is a number of dollars, not {record.cost!r:.40}")
+    if not record.model or not record.api_key_id:
+        raise InvalidInputError("a usage record needs the id of an API key and a model")
+    for name in _TEXTS:
+        _check_text(name, getattr(record, name))
+    duration = record.request_duration_ms
+    if duration is not None and (type(duration) is not int or abs(duration) > _LARGEST):
+        raise InvalidTypeError(f"request_duration_ms is a whole number, not {duration!r:.40}")
+    if record.extra:
+        _json(record.extra)
     if record.timestamp is None:
         return replace(record, timestamp=utc_now())
-    if not isinstance(record.timestamp, str) or (
-        record.timestamp[-1:] != "Z" and parse(record.timestamp) is None
-    ):
-        raise InvalidInputError(f"a timestamp is ISO 8601 text, not {record.timestamp!r}")
+    buckets.of(record.timestamp)
     return record
 
 
-def of_entry(api_key_id: str, entry: bytes) -> UsageRecord | None:
+_TEXTS = ("api_key_id", "model", "timestamp", "account_id", "status", "error_message")
+
+
+def _check_text(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if type(value) is not str:
+        raise InvalidTypeError(f"{name} is text, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{name} holds a lone surrogate, which no text does") from None
+
+
+def _json(extra: Mapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(dict(extra), default=str).decode()
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"extra is what JSON can hold: {error}") from None
+
+
+def of_entry(api_key_id: str, entry: bytes, buckets: Buckets) -> UsageRecord | None:
     """A record from the relay's JSON; None if it is none, or lacks what the table demands."""
     try:
         fields = orjson.loads(entry)
@@ -118,7 +147,9 @@ def of_entry(api_key_id: str, entry: bytes) -> UsageRecord | None:
         known = {column: value for column, value in known.items() if value is not None}
         if "status" in known:
             known["status"] = str(known["status"])
-        return checked(UsageRecord(api_key_id, extra=fields or None, **known))
+        if "timestamp" not in known:  # the time of recording is not known here
+            return None
+        return checked(UsageRecord(api_key_id, extra=fields or None, **known), buckets)
     except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
         return None
 
@@ -145,8 +176,8 @@ def insert(conn: sqlite3.Connection, records: Iterable[UsageRecord]) -> None:
         )  # fmt: skip
         if r.extra:
             id = conn.execute(_INSERT, row).lastrowid
-            extra = orjson.dumps(dict(r.extra), default=str).decode()
-            conn.execute("INSERT INTO usage_extra (usage_id, extra) VALUES (?, ?)", (id, extra))
+            query = "INSERT INTO usage_extra (usage_id, extra) VALUES (?, ?)"
+            conn.execute(query, (id, _json(r.extra)))
         else:
             plain.append(row)
     conn.executemany(_INSERT, plain)
@@ -169,7 +200,7 @@ def place_again(conn: sqlite3.Connection, api_key_id: str, buckets: Buckets) -> 
     """Move into the table what waited for this API key to be known."""
     query = "SELECT id, entry, raises_totals FROM usage_unplaced WHERE api_key_id = ? ORDER BY id"
     for id, entry, raises_totals in conn.execute(query, (api_key_id,)).fetchall():
-        record = of_entry(api_key_id, entry.encode())
+        record = of_entry(api_key_id, entry.encode(), buckets)
         if record is None:
             continue
         insert(conn, [record])
@@ -394,11 +425,27 @@ def count_older(conn: sqlite3.Connection, before: str) -> int:
     return int(conn.execute(query, (before,)).fetchone()[0])
 
 
-def as_json(record: UsageRecord) -> str:
-    """A record as JSON, for the trash."""
-    return orjson.dumps(asdict(record), default=str).decode()
+def to_trash(conn: sqlite3.Connection, api_key_id: str, now: int) -> None:
+    """Copy an API key's records into the trash; deleting the key deletes them."""
+    conn.execute(
+        f"INSERT INTO trash_usage (removed_at, id, {_COLUMNS}, created_at, extra)"  # noqa: S608
+        f" SELECT ?, id, {_COLUMNS}, created_at, extra FROM usage_records"
+        " LEFT JOIN usage_extra ON usage_id = id WHERE api_key_id = ?",
+        (now, api_key_id),
+    )
 
 
-def of_json(text: str) -> UsageRecord:
-    """The record that `as_json` made a text of."""
-    return UsageRecord(**orjson.loads(text))
+def from_trash(conn: sqlite3.Connection, api_key_id: str) -> None:
+    """Bring an API key's records back, under the ids they had."""
+    both = f"id, {_COLUMNS}, created_at"
+    conn.execute(
+        f"INSERT INTO usage_records ({both})"  # noqa: S608
+        f" SELECT {both} FROM trash_usage WHERE api_key_id = ?",
+        (api_key_id,),
+    )
+    conn.execute(
+        "INSERT INTO usage_extra (usage_id, extra) SELECT id, extra FROM trash_usage"
+        " WHERE api_key_id = ? AND extra IS NOT NULL",
+        (api_key_id,),
+    )
+    conn.execute("DELETE FROM trash_usage WHERE api_key_id = ?", (api_key_id,))

@@ -57,11 +57,24 @@ CREATE TABLE trash (
 CREATE INDEX idx_trash_removed ON trash (removed_at);
 CREATE INDEX idx_trash_key ON trash (key);
 
+-- The columns of usage_records, and extra.
 CREATE TABLE trash_usage (
-  id INTEGER PRIMARY KEY,
   removed_at INTEGER NOT NULL,
+  id INTEGER NOT NULL,
   api_key_id TEXT NOT NULL,
-  record TEXT NOT NULL -- JSON: the record, with its extra
+  account_id TEXT,
+  timestamp DATETIME NOT NULL,
+  model TEXT NOT NULL,
+  input_tokens INTEGER,
+  output_tokens INTEGER,
+  cache_create_tokens INTEGER,
+  cache_read_tokens INTEGER,
+  cost REAL,
+  request_duration_ms INTEGER,
+  status TEXT,
+  error_message TEXT,
+  created_at DATETIME,
+  extra TEXT
 );
 CREATE INDEX idx_trash_usage_key ON trash_usage (api_key_id);
 CREATE INDEX idx_trash_usage_removed ON trash_usage (removed_at);
