@@ -29,8 +29,9 @@ from .store import RelayStore
 # The audit log's name for whoever changes the source.
 ACTOR = "redis"
 
-# All in seconds. How long changes are gathered before they are stored together.
-_GATHER = 1.0
+# All in seconds. How long changes are gathered before they are stored together; longer where
+# storing them takes long, for an index of many members is read whole.
+_GATHER, _GATHER_MOST = 1.0, 3.0
 # How often the source is looked at: whether it is the one it was.
 _LOOK = 1.0
 # How long to wait for a source, or a disk, that fails.
@@ -92,6 +93,7 @@ class Follower:
         self._minute = _Minute()
         self._events: dict[bytes, bytes] = {}
         self._gathering_since = 0.0
+        self._gather = _GATHER
         self._set_aside: set[bytes] = set()
         self._pubsub: Any = None
         self._lost = False
@@ -130,7 +132,7 @@ class Follower:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        if self._events and now - self._gathering_since >= _GATHER:
+        if self._events and now - self._gathering_since >= self._gather:
             self._take_changed()
         if now >= self._next_look:
             self._next_look = now + _LOOK
@@ -232,6 +234,7 @@ class Follower:
 
     def _take_changed(self) -> None:
         """Store what the events of the last moments told of."""
+        started = time.monotonic()
         events, self._events = self._events, {}
         names = list(events)
         taken = self._mirror.take_over(names, actor=ACTOR, guard=self._check_source)
@@ -241,6 +244,8 @@ class Follower:
         self._set_aside.update(name for name, event in gone.items() if event == b"evicted")
         self._forget([name for name, event in gone.items() if event == b"expired"])
         self._discard([name for name, event in gone.items() if event in _DELETIONS])
+        took = time.monotonic() - started
+        self._gather = min(max(_GATHER, 4 * took), _GATHER_MOST)
 
     def _discard(self, names: list[bytes]) -> None:
         for start in range(0, len(names), BATCH):
@@ -279,7 +284,7 @@ class Follower:
             raise _SourceChanged
         if self._pubsub is not None:
             self._hear(0)
-            if self._events and time.monotonic() - self._gathering_since >= _GATHER:
+            if self._events and time.monotonic() - self._gathering_since >= self._gather:
                 self._take_changed()
 
     def _find_gone(self, seen: set[int], before: ServerInfo) -> None:

@@ -217,6 +217,16 @@ def remove(conn: sqlite3.Connection, key: bytes) -> None:
             conn.execute("DELETE FROM redis_entries WHERE key = ?", (key,))
 
 
+def _make_collections(conn: sqlite3.Connection, names: Sequence[bytes], revision: int) -> None:
+    marks = ",".join("?" * len(names))
+    query = f"SELECT key FROM redis_keys WHERE key IN ({marks})"  # noqa: S608
+    known = {key for (key,) in conn.execute(query, names)}
+    conn.executemany(
+        "INSERT INTO redis_keys (key, type, revision) VALUES (?, ?, ?)",
+        [(k, layout.INDEX_TYPES.get(k, "set"), revision) for k in names if k not in known],
+    )
+
+
 def remove_all(conn: sqlite3.Connection, names: Sequence[bytes]) -> int:
     """Forget keys; how many of them were known."""
     known = rows(conn, names)
@@ -239,10 +249,7 @@ def edit_members(
     A collection exists with its first member and goes with its last, as in Redis.
     """
     added = [(key, *member) for (key, _), member in edits.items() if member is not None]
-    conn.executemany(
-        "INSERT INTO redis_keys (key, type, revision) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        [(key, layout.INDEX_TYPES.get(key, "set"), revision) for key, _, _ in added],
-    )
+    _make_collections(conn, list({key for key, _, _ in added}), revision)
     conn.executemany(_PUT_MEMBER, added)
     removed = [place for place, member in edits.items() if member is None]
     conn.executemany(_REMOVE_MEMBER, [(name, key) for key, name in removed])

@@ -34,14 +34,19 @@ class Found:
 
 @dataclass
 class Taken:
-    """What came of some keys."""
+    """What came of some keys; `left` alone were those that wait, are newer or were deleted here."""
 
     keys: int = 0
     changed: int = 0
     api_keys: int = 0
     accounts: int = 0
-    skipped: int = 0
+    left: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        """How many keys were left alone."""
+        return len(self.left)
 
     def add(self, other: Taken) -> None:
         """Count another portion too."""
@@ -49,7 +54,7 @@ class Taken:
         self.changed += other.changed
         self.api_keys += other.api_keys
         self.accounts += other.accounts
-        self.skipped += other.skipped
+        self.left += other.left
         self.missing += other.missing
 
 
@@ -78,11 +83,12 @@ class Mirror:
         total = Taken()
         wanted = [name for name in dict.fromkeys(names) if layout.is_lasting(name)]
         for start in range(0, len(wanted), BATCH):
+            before = self._database.read(keys.revision)
             found = self.look(wanted[start : start + BATCH])
             if guard is not None:
                 guard()
             run = self._database.read if dry_run else self._database.write
-            total.add(run(_store, found, self._buckets, actor, dry_run))
+            total.add(run(_store, found, before, self._buckets, actor, dry_run))
             if not dry_run:
                 for each in found:
                     if each.value is not None and each.value.type == "stream":
@@ -162,13 +168,15 @@ def _cut_stream(conn: sqlite3.Connection, key: bytes, first: bytes) -> bytes | N
 def _store(
     conn: sqlite3.Connection,
     found: Sequence[Found],
+    before: int,
     buckets: Buckets,
     actor: str | None,
     dry_run: bool,
 ) -> Taken:
-    """Keep what differs from what is known."""
+    """Keep what differs from what is known; not where that may be newer than what was found."""
     taken = Taken()
     waiting = outbox.named_keys(conn)
+    moved = keys.revision(conn) != before
     known = keys.rows(conn, [each.key for each in found])
     number = None
     for each in found:
@@ -176,11 +184,12 @@ def _store(
             taken.missing.append(each.key)
             continue
         taken.keys += 1
-        if each.key in waiting or outbox.is_buried(conn, each.key):
-            taken.skipped += 1
+        row = known.get(each.key)
+        newer = moved and (layout.is_index(each.key) or (row is not None and row.revision > before))
+        if newer or each.key in waiting or outbox.is_buried(conn, each.key):
+            taken.left.append(each.key)
             continue
         _count(taken, each.key)
-        row = known.get(each.key)
         if row is not None and _is_same(conn, row, each):
             continue
         taken.changed += 1

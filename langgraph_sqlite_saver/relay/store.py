@@ -59,6 +59,7 @@ API_KEY_TTL = timedelta(days=365)
 # How often the store looks whether Redis is still the one it was, in seconds.
 _WATCH = 1.0
 _PURGED_AT_ONCE = 5000
+_AGAIN = 3
 
 
 class RelayStore:
@@ -525,6 +526,9 @@ class RelayStore:
             seen += len(names)
             if progress is not None:
                 progress(seen, max(about.keys, seen))
+        for _ in range(_AGAIN):  # saves came in between
+            left, total.left = total.left, []
+            total.add(mirror.take_over(left, dry_run=dry_run))
         total.missing.clear()
         if not dry_run:
             self.note_source(about)
