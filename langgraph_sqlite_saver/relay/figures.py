@@ -30,7 +30,7 @@ def figures(conn: sqlite3.Connection, path: Path | None) -> dict[str, Any]:
     file = file_figures(conn, path)
     return {
         **found,
-        "dbSize": file.file_bytes,
+        "dbSize": file.file_bytes + file.wal_bytes,
         "dbPath": str(path),
         "walSize": file.wal_bytes,
         "freeSize": file.free_bytes,

@@ -110,8 +110,6 @@ class RelayStore:
     ) -> None:
         if path is None and redis_url is None:
             raise InvalidInputError("a store needs a path, or a Redis, or both")
-        if path is not None and os.fspath(path) not in ("", ":memory:"):
-            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
         self._heals = heal
         self._health = Health()
         self.path = path
@@ -132,6 +130,8 @@ class RelayStore:
             if path is not None
             else None
         )
+        if self._database is not None and self._database.path is not None:
+            self._database.path.parent.mkdir(parents=True, exist_ok=True)
         self._queue = UsageQueue(self._store_usage, flush_interval, queue_size)
         self._opening = threading.Lock()
         self._opened = False
@@ -541,7 +541,11 @@ class RelayStore:
         an older copy of Redis, what SQLite holds counts. Deleted records are removed.
         """
         self.open()
-        return self.restorer.restore(progress=progress, dry_run=dry_run)
+        about = server.info(self.redis)
+        restored = self.restorer.restore(progress=progress, dry_run=dry_run)
+        if not dry_run:
+            self.note_source(about)
+        return restored
 
     def diff(
         self, *, limit: int | None = None, progress: Progress | None = None
@@ -569,7 +573,9 @@ class RelayStore:
             raise InvalidInputError(f"prefer is 'sqlite' or 'redis', not {prefer!r}")
         found = self.diff(progress=progress)
         if not dry_run:
+            about = server.info(self.redis)
             self._comparison().reconcile(prefer, found)
+            self.note_source(about)
         return found
 
     def _comparison(self) -> Comparison:

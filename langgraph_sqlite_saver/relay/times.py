@@ -48,6 +48,8 @@ class Buckets:
     """The hour, the day and the month that a time falls into, in the relay's time zone."""
 
     def __init__(self, offset_hours: float) -> None:
+        if not -24 < offset_hours < 24:
+            raise InvalidInputError("the time zone's offset is a number of hours from -23 to 23")
         self._zone = timezone(timedelta(hours=offset_hours))
         self._known: dict[str, tuple[str, str, str]] = {}
 

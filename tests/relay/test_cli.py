@@ -1,0 +1,701 @@
+"""`langgraph-sqlite relay`: what people and cron jobs type, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from langgraph_sqlite_saver.cli import make_app, options, output
+from langgraph_sqlite_saver.relay import Difference, RelayStore, UsageRecord
+from langgraph_sqlite_saver.relay import layout as names
+
+from .sample import differences, dump, load
+from .servers import Cluster, Server, until
+
+LOOKING = ["diff", "stats", "usage", "audit", "trash", "doctor"]
+SECRET = "correct-horse"
+API_KEY = "63ef13b7-e21a-4556-8019-49c03642bfdd"
+ESCAPE = "\x1b"
+
+
+class Cli:
+    """Runs commands on one file and one server, here or in a process of their own."""
+
+    def __init__(self, server: Server, db: Path) -> None:
+        self.db = db
+        self.env = {"REDIS_URL": server.url, "SQLITE_DB_PATH": str(db), "TIMEZONE_OFFSET": "8"}
+
+    def __call__(self, *args: str, status: int = 0, **env: str) -> str:
+        """The stdout of a command that ends with this status; its stderr is in `errors`."""
+        result = CliRunner().invoke(make_app(), ["relay", *args], env={**self.env, **env})
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        self.errors = result.stderr
+        assert result.exit_code == status, (result.stdout, result.stderr)
+        return result.stdout
+
+    def json(self, *args: str, status: int = 0, **env: str) -> Any:
+        """The JSON document that a command writes to stdout."""
+        return json.loads(self(*args, "--json", status=status, **env))
+
+    def process(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
+        """The same by the installed script."""
+        script = Path(sys.executable).with_name("langgraph-sqlite")
+        defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        env = {**os.environ, **self.env, "TERM": "xterm", "COLUMNS": "80"}
+        return subprocess.Popen([script, "relay", *args], env=env, **{**defaults, **options})
+
+    def rows(self) -> dict[str, int]:
+        """How many rows each table has."""
+        with closing(sqlite3.connect(self.db)) as conn:
+            tables = conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            return {t: conn.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for (t,) in tables}
+
+    def store(self) -> RelayStore:
+        """A store on the same file and server."""
+        return RelayStore(self.db, self.env["REDIS_URL"], heal=False)
+
+
+@pytest.fixture
+def cli(loaded: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Commands on the sample, which nobody has imported yet; the working directory is empty."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    for name in [n for n in os.environ if n.startswith(("REDIS_", "SQLITE_", "ENABLE_"))]:
+        monkeypatch.delenv(name)
+    return Cli(loaded, tmp_path / "data" / "relay.db")
+
+
+@pytest.fixture
+def imported(cli: Cli) -> Cli:
+    """Commands on the sample, imported."""
+    cli("import-redis")
+    return cli
+
+
+@pytest.fixture
+def disturbed(imported: Cli, loaded: Server) -> Cli:
+    """As `imported`, and then Redis was changed behind SQLite's back."""
+    client = loaded.client()
+    client.hset(f"apikey:{API_KEY}", "name", "renamed")
+    client.hset("apikey:hash_map", "ab" * 32, API_KEY)
+    client.delete("apikey:tag:ci")
+    client.set("apikey_hash:" + "cd" * 32, "1")
+    client.set("new:[red]\x1b[31mkey[/red]", "1")
+    return imported
+
+
+# Importing and looking.
+
+
+def test_import_prints_counts_and_size(cli: Cli) -> None:
+    """import-redis prints how many API keys and accounts there are, keys in all, and the size."""
+    printed = cli("import-redis")
+    assert re.search(r"^API keys +6$", printed, re.MULTILINE)
+    assert re.search(r"^accounts +10$", printed, re.MULTILINE)
+    assert re.search(r"^database +\d\d\d\.\d KB$", printed, re.MULTILINE)
+    again = cli.json("import-redis")
+    assert (again["apiKeysCount"], again["accountsCount"], again["changed"]) == (6, 10, 0)
+    assert again["dbSize"] > 100_000
+
+
+def test_dry_import_makes_no_file(cli: Cli) -> None:
+    """import-redis --dry-run tells what a first import would take over, and makes nothing."""
+    assert cli.json("import-redis", "--dry-run")["changed"] > 200
+    cli("import-redis", "--dry-run")
+    assert "does not exist yet" in cli.errors
+    assert not cli.db.parent.exists()
+
+
+def test_dry_import_changes_no_file(disturbed: Cli) -> None:
+    """import-redis --dry-run tells what has changed since, and takes nothing over."""
+    rows = disturbed.rows()
+    assert disturbed.json("import-redis", "--dry-run")["changed"] == 4
+    assert disturbed.rows() == rows
+    assert disturbed.json("import-redis")["changed"] == 4
+
+
+def test_stats(imported: Cli) -> None:
+    """stats shows the guide's figures, as a table and as JSON."""
+    found = imported.json("stats")
+    assert (found["apiKeysCount"], found["accountsCount"]) == (6, 10)
+    assert found["usageRecordsCount"] == 6 and found["dbPath"] == str(imported.db)
+    assert found["dbSize"] == imported.db.stat().st_size
+    assert re.search(r"^apiKeysCount +6$", imported("stats"), re.MULTILINE)
+
+
+def test_no_differences(imported: Cli) -> None:
+    """diff says so, with status 0."""
+    assert imported("diff") == "SQLite and Redis agree.\n"
+    assert imported.json("diff") == {"count": 0, "differences": []}
+
+
+def test_differences(disturbed: Cli) -> None:
+    """diff names keys that differ, with status 1; neither hashes nor control characters."""
+    printed = disturbed("diff", status=1)
+    assert "differ in 5 keys." in printed and "fields name" in printed
+    assert r"new:[red]\x1b[31mkey[/red]" in printed
+    assert "ab" * 20 not in printed and "cd" * 20 not in printed and "renamed" not in printed
+    found = disturbed.json("diff", "--limit", "2", status=1)
+    assert found["count"] == 2 and set(found["differences"][0]) == {"key", "kind", "detail"}
+
+
+def test_hashes_are_hidden() -> None:
+    """What names an API key's hash is shown without it."""
+    from langgraph_sqlite_saver.cli.relay import _difference
+
+    shown = _difference(Difference(names.HASH_MAP, "differs", "fields xyz, zyx; when it expires"))
+    assert shown["detail"] == "its fields; when it expires"
+    shown = _difference(Difference(b"apikey_hash:xyz", "missing in Redis", ""))
+    assert shown["key"] == "apikey_hash:(hidden)"
+
+
+def test_usage_totals(imported: Cli) -> None:
+    """usage sums by day, or as it is told, of the periods that are asked for."""
+    assert re.search(r"^2026-11-21 +1 +1,500 +320 ", imported("usage"), re.MULTILINE)
+    months = imported.json("usage", "--by", "month", "--since", "2026-11-01")["totals"]
+    assert [(each["start"], each["requests"]) for each in months] == [("2026-11", 4)]
+    of_key = imported.json("usage", "--api-key", API_KEY, "--until", "2020-01-01")
+    assert of_key == {"totals": []}
+
+
+def test_usage_records(imported: Cli) -> None:
+    """usage --records shows records, the newest first."""
+    found = imported.json("usage", "--records", "--limit", "3")["records"]
+    assert len(found) == 3
+    assert [r["timestamp"] for r in found] == sorted((r["timestamp"] for r in found), reverse=True)
+    assert found[0]["timestamp"] in imported("usage", "--records")
+
+
+@pytest.mark.parametrize("since", ["2026-11-20T23:00:00", "2026-11-20T15:00:00Z"])
+def test_times_are_the_relays(imported: Cli, since: str) -> None:
+    """A time without a zone is one of the relay's, as the periods are."""
+    hours = imported.json("usage", "--by", "hour", "--since", since, "--until", "2026-11-22")
+    assert all("2026-11-20T23" <= each["start"] < "2026-11-22" for each in hours["totals"])
+    assert hours["totals"]
+
+
+def test_audit_and_trash(imported: Cli) -> None:
+    """audit and trash show what was changed and what was deleted; undelete brings it back."""
+    with imported.store() as store:
+        store.save_api_key({"id": "k1", "name": "研究", "apiKey": "ef" * 32, "secret": SECRET})
+        store.redis.delete("apikey:k1")
+        store.reconcile("redis")
+    assert re.search(r"create +api_key +k1 .*name", imported("audit", "--record", "k1"))
+    assert imported.json("audit", "--kind", "claude") == {"entries": []}
+    entries = imported.json("audit", "--since", "2026-01-01")["entries"]
+    assert SECRET not in str(entries) and "ef" * 32 not in str(entries) and "研究" in str(entries)
+    assert "研究" in imported("trash")
+    assert imported.json("trash")["entries"][0]["id"] == "k1"
+    assert "brought back" in imported("undelete", "k1")
+    assert imported.json("trash") == {"entries": []}
+    with imported.store() as store:
+        assert store.redis.hget("apikey:k1", "name") == "研究".encode()
+
+
+def test_undelete_while_redis_is_down(cli: Cli, fresh_server: Server) -> None:
+    """undelete says that Redis was not told yet; restore-redis tells it."""
+    load(fresh_server.client())
+    cli.env["REDIS_URL"] = fresh_server.url
+    cli("import-redis")
+    fresh_server.client().delete(f"apikey:{API_KEY}")
+    cli("reconcile", "--prefer", "redis", "--yes")
+    fresh_server.stop()
+    assert cli("undelete", API_KEY, status=1) == ""
+    assert "is back in SQLite" in cli.errors and "restore-redis" in cli.errors
+    fresh_server.start()
+    cli("restore-redis")
+    assert fresh_server.client().exists(f"apikey:{API_KEY}")
+
+
+def test_undelete_of_what_is_not_there(imported: Cli) -> None:
+    """undelete of an unknown id says so."""
+    imported("undelete", "nobody", status=1)
+    assert "nobody" in imported.errors
+
+
+# Putting in step.
+
+
+def test_restore(imported: Cli, loaded: Server) -> None:
+    """restore-redis writes what Redis has lost; --dry-run only counts it."""
+    loaded.client().flushall()
+    would = imported.json("restore-redis", "--dry-run")
+    assert (would["api_keys"], would["accounts"]) == (6, 10) and not dump(loaded.client())
+    assert re.search(r"^of them API keys +6$", imported("restore-redis"), re.MULTILINE)
+    imported("diff")
+
+
+def test_reconcile_wants_a_yes(disturbed: Cli, loaded: Server) -> None:
+    """Where nobody can be asked, reconcile needs --yes; --dry-run changes nothing."""
+    before, rows = dump(loaded.client()), disturbed.rows()
+    disturbed("reconcile", status=2)
+    assert "--yes" in disturbed.errors
+    disturbed("reconcile", "--json", status=2)
+    assert "5 keys to be put in step" in disturbed("reconcile", "--dry-run")
+    assert disturbed.json("reconcile", "--dry-run")["count"] == 5
+    assert not differences(before, dump(loaded.client())) and disturbed.rows() == rows
+    assert "5 keys put in step" in disturbed("reconcile", "--yes")
+    disturbed("diff")
+    assert loaded.client().hget(f"apikey:{API_KEY}", "name") != b"renamed"
+
+
+def test_reconcile_with_redis(disturbed: Cli) -> None:
+    """reconcile --prefer redis takes over what Redis has."""
+    assert disturbed.json("reconcile", "--prefer", "redis", "--yes")["count"] == 5
+    with disturbed.store() as store:
+        key = store.get_api_key(API_KEY)
+    assert key is not None and key["name"] == "renamed"
+
+
+# Upkeep.
+
+
+def test_backup_and_back(imported: Cli) -> None:
+    """backup writes an archive; restore-backup puts it in place, when told to."""
+    made = imported.json("backup", "--directory", "kept", "--keep-days", "3")
+    assert Path(made["path"]).parent == Path.cwd() / "kept"
+    assert made["size"] == Path(made["path"]).stat().st_size
+    with imported.store() as store:
+        store.delete_api_key(API_KEY)
+    rows = imported.rows()
+    imported("restore-backup", made["path"], status=2)
+    assert imported.json("restore-backup", made["path"], "--dry-run")["apiKeysCount"] == 6
+    assert imported.rows() == rows and rows["api_keys"] == 5
+    assert re.search(r"apiKeysCount +6", imported("restore-backup", made["path"], "--yes"))
+    assert imported.rows()["api_keys"] == 6
+
+
+def test_restore_to_a_new_place(imported: Cli, tmp_path: Path) -> None:
+    """restore-backup makes the file and its directory where they are missing."""
+    archive = imported.json("backup")["path"]
+    new = tmp_path / "new" / "place.db"
+    imported("restore-backup", archive, "--yes", "--db", str(new))
+    assert imported.json("stats", "--db", str(new))["accountsCount"] == 10
+
+
+def test_damaged_backup(imported: Cli, tmp_path: Path) -> None:
+    """restore-backup refuses what is no backup of a relay's, and leaves the file."""
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE t (a)")
+        other.commit()
+    (tmp_path / "damaged.db.gz").write_bytes(b"\x1f\x8b nonsense")
+    for name in ("damaged.db.gz", "other.db", "missing.db.gz"):
+        imported("restore-backup", str(tmp_path / name), "--yes", status=1)
+        assert name in imported.errors and "Traceback" not in imported.errors
+    assert imported.rows()["api_keys"] == 6
+
+
+def test_optimize(imported: Cli) -> None:
+    """optimize says how large the file was and is."""
+    assert " before, " in imported("optimize", "--vacuum", "full")
+    assert imported.json("optimize")["dbSize"] > 0
+    imported("optimize", "--vacuum", "quickly", status=2)
+
+
+def test_purge(imported: Cli) -> None:
+    """usage --purge-older-than deletes old records, when told to; sums stay."""
+    old = datetime(2025, 10, 1, tzinfo=timezone.utc)
+    with imported.store() as store:
+        record = UsageRecord(API_KEY, "m", timestamp=old.isoformat())
+        store.record_usages([record, UsageRecord(API_KEY, "m")], wait=True)
+        recorded = len(store.usage())
+    imported("usage", "--purge-older-than", "300", status=2)
+    would = imported("usage", "--purge-older-than", "300", "--dry-run")
+    assert would == "1 usage record would be deleted.\n"
+    assert imported.rows()["usage_records"] == recorded
+    assert imported.json("usage", "--purge-older-than", "300", "--yes")["purged"] == 1
+    assert imported.rows()["usage_records"] == recorded - 1
+    assert imported.json("usage", "--model", "m", "--until", "2026-01-01")["totals"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--purge-older-than", "1", "--model", "m"],
+        ["--purge-older-than", "1e9", "--yes"],
+        ["--purge-older-than", "-1", "--yes"],
+        ["--dry-run"],
+        ["--since", "yesterday"],
+        ["--by", "year"],
+        ["--limit", "0"],
+        ["--nonsense"],
+    ],
+)
+def test_wrong_usage(imported: Cli, args: list[str]) -> None:
+    """What cannot be meant ends with status 2, and changes nothing."""
+    rows = imported.rows()
+    assert imported("usage", *args, status=2) == ""
+    assert imported.errors and imported.rows() == rows
+
+
+# The doctor.
+
+
+def states(found: Any) -> dict[str, str]:
+    return {each["subject"]: each["state"] for each in found["findings"]}
+
+
+def test_healthy(imported: Cli) -> None:
+    """doctor finds nothing wrong, and that both agree, also beside a store that was just used."""
+    imported("backup")
+    with imported.store() as store:
+        store.save_api_key({"id": "k1"})
+        assert states(imported.json("doctor"))["outbox"] == "ok"
+    found = imported.json("doctor")
+    assert found["ok"] and found["agree"] and "problem" not in states(found).values()
+    assert imported("doctor").endswith("SQLite and Redis agree.\n")
+
+
+def test_many_things_wrong(disturbed: Cli, loaded: Server) -> None:
+    """doctor names everything that is wrong, each with its remedy, and changes nothing."""
+    disturbed.db.chmod(0o644)
+    loaded.config("maxmemory-policy", "allkeys-lru")
+    loaded.config("maxmemory", "1gb")
+    loaded.config("notify-keyspace-events", "KEA")
+    directory = Path("old")
+    directory.mkdir()
+    (directory / "sqlite_backup_20200101_000000.db.gz").touch()
+    os.utime(directory / "sqlite_backup_20200101_000000.db.gz", (0, 0))
+    with closing(sqlite3.connect(disturbed.db)) as conn:
+        conn.execute("UPDATE relay_state SET value = 'another' WHERE name = 'run_id'")
+        conn.execute("INSERT INTO outbox (changes, due_at) VALUES (x'90', 0)")
+        conn.execute("INSERT INTO usage_extra (usage_id, extra) VALUES (999, '{}')")
+        conn.commit()
+    before, rows = dump(loaded.client()), disturbed.rows()
+    found = disturbed.json("doctor", "--directory", "old", status=1)
+    wrong = {"mode", "eviction", "outbox", "keys", "backup", "rows"}
+    assert {name for name, state in states(found).items() if state == "problem"} == wrong
+    assert states(found)["source"] == "note" and states(found)["notifications"] == "ok"
+    assert all(each["remedy"] for each in found["findings"] if each["state"] != "ok")
+    printed = disturbed("doctor", "--directory", "old", status=1)
+    last = printed.splitlines()[-1]
+    assert last.startswith("SQLite and Redis disagree on 5 keys: 2 different, 1 missing in Redis")
+    assert not differences(before, dump(loaded.client())) and disturbed.rows() == rows
+
+
+def test_cluster(cli: Cli, redis_cluster: Cluster) -> None:
+    """--cluster imports from a cluster, and looks at all of its servers."""
+    load(redis_cluster.client())
+    url = ["--cluster", "--redis-url", redis_cluster.url]
+    assert cli.json("import-redis", *url)["apiKeysCount"] == 6
+    redis_cluster.servers[2].config("maxmemory-policy", "allkeys-lru")
+    found = cli.json("doctor", *url)
+    redis_cluster.servers[2].config("maxmemory-policy", "noeviction")
+    assert found["agree"] and states(found)["eviction"] == "note"
+
+
+def test_doctor_without_redis(imported: Cli) -> None:
+    """doctor says that Redis does not answer, and looks at the file all the same."""
+    found = imported.json("doctor", status=1, REDIS_URL="redis://127.0.0.1:1/0")
+    assert found["agree"] is None and states(found)["Redis"] == "problem"
+    assert states(found)["outbox"] == "ok"
+
+
+def test_doctor_of_a_damaged_file(imported: Cli) -> None:
+    """doctor says that the file is damaged and how to go on, and looks at Redis all the same."""
+    with imported.db.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 50_000)
+    found = imported.json("doctor", status=1)
+    assert states(found)["file"] == "problem" and states(found)["Redis"] == "ok"
+    assert "restore-backup" in json.dumps(found)
+
+
+def test_doctor_where_redis_tells_nothing(imported: Cli, loaded: Server) -> None:
+    """Where CONFIG is forbidden, doctor says what to look after."""
+    client = loaded.client()
+    client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config")
+    url = loaded.url.replace("redis://", "redis://app:pw@")
+    found = imported.json("doctor", REDIS_URL=url)
+    client.execute_command("ACL", "DELUSER", "app")
+    assert states(found)["eviction"] == states(found)["notifications"] == "note"
+    assert "app" not in json.dumps(found)
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("command", [*LOOKING, "restore-redis", "backup", "optimize"])
+def test_missing_file(cli: Cli, command: str) -> None:
+    """A command that needs the file says that there is none, and makes neither it nor a place."""
+    printed = cli(command, status=1)
+    assert "does not exist" in printed + cli.errors
+    assert not cli.db.parent.exists()
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_other_programs_files(cli: Cli, tmp_path: Path, command: str) -> None:
+    """A file without a relay's tables is left as it is."""
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as conn:
+        conn.execute("CREATE TABLE t (a)")
+        conn.commit()
+    content = other.read_bytes()
+    cli(command, "--db", str(other), status=1)
+    assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize("command", ["import-redis", "restore-redis", "diff", "reconcile"])
+def test_redis_down(imported: Cli, command: str) -> None:
+    """A Redis that does not answer is one line on stderr that names it, and status 1."""
+    args = [command, *(["--yes"] if command == "reconcile" else [])]
+    assert imported(*args, status=1, REDIS_URL="redis://:hush@127.0.0.1:1/0") == ""
+    assert imported.errors.count("\n") == 1 and "redis://127.0.0.1:1/0" in imported.errors
+    assert "hush" not in imported.errors
+
+
+def test_stats_without_redis(imported: Cli) -> None:
+    """stats tells what the file holds also when Redis is down."""
+    assert imported.json("stats", REDIS_URL="redis://127.0.0.1:1/0")["redisUp"] is False
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"REDIS_URL": f"http://:{SECRET}@somewhere"},
+        {"REDIS_URL": f"redis://:{SECRET}@host:port/0"},
+        {"ENABLE_SQLITE": "perhaps"},
+        {"TIMEZONE_OFFSET": "far"},
+        {"TIMEZONE_OFFSET": "99"},
+        {"SQLITE_DB_PATH": "file:relay.db"},
+    ],
+)
+def test_wrong_settings(cli: Cli, settings: dict[str, str]) -> None:
+    """Settings that cannot be meant end with status 2 and a line."""
+    assert cli("import-redis", status=2, **settings) == ""
+    assert cli.errors.count("\n") == 1 and SECRET not in cli.errors
+    assert not cli.db.exists()
+
+
+def test_sqlite_switched_off(cli: Cli) -> None:
+    """With ENABLE_SQLITE=false a command says so, unless it is given a file."""
+    cli("stats", status=1, ENABLE_SQLITE="false")
+    assert "ENABLE_SQLITE" in cli.errors
+    cli("import-redis", "--db", str(cli.db), ENABLE_SQLITE="false")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pw@host:6379/0", "redis://host:6379/0"),
+        ("rediss://user:pw@host/1?password=pw", "rediss://host/1"),
+        ("unix:///run/redis.sock?password=pw", "unix:///run/redis.sock"),
+        ("redis://:p/w@host:1/0", "(a URL that cannot be read)"),
+        ("redis://p#w@host:1/0", "redis://(hidden)"),
+        ("redis://u:p/w@host", "(a URL that cannot be read)"),
+        ("redis://u:pw@[::1]:6379/0", "redis://[::1]:6379/0"),
+    ],
+)
+def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
+    """Also where the password is not quoted as it should be."""
+    assert options.without_password(url) == shown
+
+
+def test_password_is_never_shown(
+    cli: Cli, start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Neither the right password nor a wrong one is in what any command writes."""
+    server = start_server(requirepass=SECRET)
+    load(server.client())
+    wrong = server.url.replace(SECRET, "wrong-horse")
+    cli.env["REDIS_URL"] = server.url
+    written = cli("import-redis") + cli.errors
+    for command in (["stats"], ["diff"], ["doctor"], ["restore-redis"], ["reconcile", "--yes"]):
+        written += cli(*command) + cli.errors
+        try:
+            written += cli(*command, "--redis-url", wrong, status=1)
+        except AssertionError:
+            assert command == ["stats"]
+        written += cli.errors
+    assert "horse" not in written and "AuthenticationError" in written
+
+
+def test_env_file(cli: Cli, loaded: Server, tmp_path: Path) -> None:
+    """--env-file takes the settings from the relay's .env, and none from the environment."""
+    env = tmp_path / "relay.env"
+    env.write_text(
+        f"# Redis\nREDIS_HOST=127.0.0.1 # here\nexport REDIS_PORT='{loaded.port}'\nREDIS_DB=\n"
+        f'REDIS_PASSWORD=""\nSQLITE_DB_PATH = "{tmp_path / "other.db"}"\nnonsense\n'
+    )
+    found = cli.json("import-redis", "--env-file", str(env), REDIS_URL="redis://127.0.0.1:1/0")
+    assert found["dbPath"] == str(tmp_path / "other.db") and found["apiKeysCount"] == 6
+    cli("stats", "--env-file", str(tmp_path / "none"), status=2)
+    env.write_text("SQLITE_DB_PATH=./other.db\n")
+    assert cli.json("stats", "--env-file", str(env))["dbPath"] == str(tmp_path / "other.db")
+
+
+def test_env_values(tmp_path: Path) -> None:
+    """Quotes and comments are as in dotenv: what is quoted is kept as it is."""
+    env = tmp_path / ".env"
+    env.write_text("A=a b  \nB='b # c'\nC=\"c'd\"\n D = d#e\nE=\nF=f=g\n#G=g\nexport H=`h`\n")
+    expected = {"A": "a b", "B": "b # c", "C": "c'd", "D": "d", "E": "", "F": "f=g", "H": "h"}
+    assert options.read_env_file(env) == expected
+
+
+# Terminals, pipes and processes.
+
+
+def test_help_names_an_example() -> None:
+    """Each command's help fits 80 columns and shows an example."""
+    listed = CliRunner().invoke(make_app(), ["relay", "--help"]).stdout.split("Commands:")[1]
+    commands = re.findall(r"^  ([a-z-]+)  ", listed, re.MULTILINE)
+    assert len(commands) == 14 and set(LOOKING) < set(commands) and "..." not in listed
+    for name in commands:
+        printed = CliRunner().invoke(make_app(), ["relay", name, "--help"]).stdout
+        assert f"Example:\n    langgraph-sqlite relay {name}" in printed
+        assert max(map(len, printed.splitlines())) <= 80, name
+
+
+def test_version() -> None:
+    """--version tells the package's."""
+    printed = CliRunner().invoke(make_app(), ["--version"]).stdout
+    assert re.fullmatch(r"langgraph-sqlite \d+\.\d+\.\d+\n", printed)
+
+
+def test_nothing_but_text_in_a_pipe(disturbed: Cli) -> None:
+    """In a pipe there are no colours and no bars, whatever the environment asks for."""
+    disturbed.env["FORCE_COLOR"] = "1"
+    process = disturbed.process("diff")
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == 1 and errors == b""
+    assert b"differ in 5 keys." in out and ESCAPE.encode() not in out
+
+
+def read_all(terminal: int) -> str:
+    """What a process wrote to a terminal until it closed it."""
+    found = b""
+    with suppress(OSError):  # on Linux a terminal that nobody has open any more is an error
+        while part := os.read(terminal, 4096):
+            found += part
+    return found.decode()
+
+
+def test_a_person_is_asked(disturbed: Cli) -> None:
+    """On a terminal reconcile shows what differs and asks; "n" changes nothing."""
+    mine, theirs = pty.openpty()
+    process = disturbed.process("reconcile", stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.write(mine, b"n\n")
+    shown = read_all(mine)
+    os.close(mine)
+    assert process.wait(30) == 1
+    assert "Put 5 keys in step" in shown and "Nothing was changed." in shown
+    assert ESCAPE in shown and "fields name" in shown
+    assert disturbed.json("diff", status=1)["count"] == 5
+
+
+def test_json_on_a_terminal(imported: Cli) -> None:
+    """--json writes the document and nothing else, also to a terminal."""
+    mine, theirs = pty.openpty()
+    process = imported.process("diff", "--json", stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = read_all(mine)
+    os.close(mine)
+    assert process.wait(30) == 0 and json.loads(shown) == {"count": 0, "differences": []}
+
+
+def test_progress_as_lines(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a terminal, progress is a line from time to time, on stderr."""
+    monkeypatch.setattr(output, "EVERY", 0.0)
+    cli("import-redis")
+    assert re.search(r"^importing: \d+ of 248 keys$", cli.errors, re.MULTILINE)
+    monkeypatch.setattr(output, "EVERY", 60.0)
+    cli("import-redis")
+    assert cli.errors == ""
+
+
+def test_tables_line_up_with_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns of plain tables start at one place, and nothing is cut off."""
+    output.table(("name", "count"), [("研究", 1234), ("x" * 300, None)], " r")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "研究" + " " * 296 + "  1,234" and lines[2] == "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 KB"), (1_234_567, "1.2 MB"),
+        (5e9, "5.0 GB"), (2e15, "2,000.0 TB"),
+    ],
+)  # fmt: skip
+def test_sizes(count: float, shown: str) -> None:
+    """Sizes are in units of a thousand."""
+    assert output.size(count) == shown
+
+
+def test_without_the_extra() -> None:
+    """Where the extra is not installed, one line says what to install."""
+    code = "import sys; sys.modules['typer'] = None; from langgraph_sqlite_saver import cli; "
+    found = subprocess.run([sys.executable, "-c", code + "cli.main()"], capture_output=True)
+    assert found.returncode == 2 and found.stdout == b""
+    assert found.stderr.decode() == (
+        "langgraph-sqlite needs typer: pip install 'langgraph-sqlite-saver[relay]'\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_follow_until_told_to_stop(cli: Cli, loaded: Server, number: int) -> None:
+    """follow takes changes over until SIGTERM or SIGINT, and ends in good order."""
+    process = cli.process("follow", "--scan-interval", "0.1")
+    try:
+        until(lambda: cli.db.exists() and imported_name(cli) is not None, "the first look")
+        loaded.client().hset(f"apikey:{API_KEY}", "name", "followed")
+        until(lambda: imported_name(cli) == "followed", "the change")
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0 and errors == b"" and ESCAPE.encode() not in out
+
+
+def imported_name(cli: Cli) -> str | None:
+    """The API key's name in the file, as far as there is one."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(cli.db)) as conn:
+        found = conn.execute("SELECT name FROM api_keys WHERE id = ?", (API_KEY,)).fetchone()
+        return found[0] if found else None
+    return None
+
+
+def test_second_interrupt_kills(cli: Cli, fresh_server: Server) -> None:
+    """A follower that waits for a Redis that hangs is ended by the second Ctrl-C."""
+    cli.env["REDIS_URL"] = fresh_server.url
+    process = cli.process("follow", "--scan-interval", "0.1")
+    try:
+        until(cli.db.exists, "the follower")
+        time.sleep(0.3)
+        fresh_server.pause()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_module() -> None:
+    """`python -m langgraph_sqlite_saver.cli` is the same program."""
+    command = [sys.executable, "-m", "langgraph_sqlite_saver.cli", "relay", "nonsense"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2 and "nonsense" in found.stderr and found.stdout == ""
