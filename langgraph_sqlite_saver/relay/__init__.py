@@ -1,5 +1,12 @@
 """Relay persistence: API keys, accounts and usage of a Claude relay service beside its Redis."""
 
+try:
+    import redis as _redis  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        "relay persistence needs redis: pip install 'langgraph-sqlite-saver[relay]'", name="redis"
+    ) from _error
+
 from .aio import AsyncRelayStore
 from .audit import AuditEntry
 from .comparing import Difference
