@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure, print the table, write results.json and results.png."""
+"""`python -m benchmarks`: measure, print the tables, write results.json and results.png.
+
+The relay's benchmarks are a group, `--only relay`, with a table, relay.json and relay.png.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from benchmarks import (
     chart,
@@ -19,6 +23,7 @@ from benchmarks import (
     history_reads,
     processes,
     reads,
+    relay,
     report,
     results,
     runner,
@@ -39,6 +44,7 @@ GROUPS = (
     compaction,
     processes,
     stalls,
+    relay,
 )
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for group in GROUPS for benchmark in group.BENCHMARKS
@@ -53,10 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rounds = options.rounds or (1 if options.quick else 11)
     about = environment.describe(quick=options.quick, rounds=rounds)
-    chosen = [BENCHMARKS[name] for name in options.only or BENCHMARKS]
-    found, failed = _run(chosen, Scale(options.quick), rounds, options.without)
+    about["versions"] |= relay.versions()
+    found, failed = _run(_chosen(options.only), Scale(options.quick), rounds, options.without)
     _print(about, found)
-    _write(options.out, about, found)
+    savers, of_relay = _parted(found)
+    if savers:
+        _write(options.out, "results", about, savers)
+    if of_relay:
+        _write(options.out, relay.NAME, about, of_relay)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -64,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=BENCHMARKS, help="these only")
+    names = [*BENCHMARKS, relay.NAME]
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=names, help="these only; relay: its group"
+    )
     parser.add_argument(
         "--without",
         nargs="+",
@@ -77,6 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("benchmarks/results"))
     parser.add_argument("--list", action="store_true", help="print the names and what they measure")
     return parser
+
+
+def _chosen(only: Sequence[str] | None) -> list[Benchmark]:
+    """All, or those that are named, alone or as a group."""
+    groups = {relay.NAME: [benchmark.name for benchmark in relay.BENCHMARKS]}
+    names = (each for name in only or BENCHMARKS for each in groups.get(name, [name]))
+    return [BENCHMARKS[name] for name in dict.fromkeys(names)]
+
+
+def _parted(found: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+    """What was found of the savers, and of the relay."""
+    savers = [result for result in found if result.benchmark not in relay.BENCHMARKS]
+    return savers, [result for result in found if result.benchmark in relay.BENCHMARKS]
 
 
 def _list() -> None:
@@ -102,22 +128,28 @@ def _run(
     return found, failed
 
 
-def _print(about: dict[str, object], found: Sequence[Result]) -> None:
-    for part in (report.header(about), report.table(found), report.losses(found)):
+def _print(about: dict[str, Any], found: Sequence[Result]) -> None:
+    savers, of_relay = _parted(found)
+    parts = [report.header(about)]
+    if savers:
+        parts += [report.table(savers), report.losses(savers)]
+    if of_relay:
+        parts.append(relay.table(of_relay))
+    for part in parts:
         print(f"\n{part}")
     print(f"\n{report.score(found)}")
 
 
-def _write(folder: Path, about: dict[str, object], found: Sequence[Result]) -> None:
+def _write(folder: Path, name: str, about: dict[str, Any], found: Sequence[Result]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    results.write(folder / "results.json", about, found)
-    print(f"\nwrote {folder / 'results.json'}")
+    results.write(folder / f"{name}.json", about, found)
+    print(f"\nwrote {folder / f'{name}.json'}")
     try:
-        chart.write(folder / "results.png", about, found)
+        chart.write(folder / f"{name}.png", about, found)
     except ImportError:
         print("no picture: matplotlib is not installed")
     else:
-        print(f"wrote {folder / 'results.png'}")
+        print(f"wrote {folder / f'{name}.png'}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ class Health:
     @property
     def may_answer(self) -> bool:
         """Whether what it answers is what was saved last, as far as this process knows."""
-        return not (self._suspect or self._failed or self.is_down)
+        if self._suspect or self._failed:
+            return False
+        return not self._down_until or not self.is_down
 
     @property
     def failed(self) -> tuple[int, ...]:
@@ -124,8 +126,14 @@ class Logic:
 
     def get(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
         """A record's fields: from Redis, or from SQLite and then back into Redis."""
-        found = yield from self._ask_redis(place, key)
-        return found if found is not None else (yield from self._from_sqlite(place, key))
+        if self.health.may_answer:
+            try:
+                (reply,) = yield Ask((records.ask_for(place, key),), as_text=True)
+                if reply:
+                    return fields_of_reply(place, reply)
+            except RedisUnavailableError as error:
+                self.health.went_down(error)
+        return (yield from self._from_sqlite(place, key))
 
     def find(self, hashed: str) -> Steps[dict[str, Any] | None]:
         """The API key that a hash stands for."""
@@ -149,16 +157,6 @@ class Logic:
             except RedisUnavailableError as error:
                 self.health.went_down(error)
         return ((yield read(records.id_of_hash, hashed)),)
-
-    def _ask_redis(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
-        if not self.health.may_answer:
-            return None
-        try:
-            (reply,) = yield Ask((records.ask_for(place, key),), as_text=True)
-        except RedisUnavailableError as error:
-            self.health.went_down(error)
-            return None
-        return fields_of_reply(place, reply)
 
     def _from_sqlite(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
         found = yield read(records.fields, place, key)
@@ -259,10 +257,10 @@ def fields_of_reply(place: Place, reply: Any) -> dict[str, Any] | None:
     """A record's fields from Redis' reply; None if there is none."""
     if not reply:
         return None
+    if type(reply) is dict and type(next(iter(reply))) is str:
+        return reply
     if isinstance(reply, (bytes, str)):
         return fields_of(place, Value("string", (raw(reply) if isinstance(reply, str) else reply,)))
-    if isinstance(reply, dict) and isinstance(next(iter(reply)), str):
-        return reply
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     try:
         return {name.decode(): value.decode() for name, value in pairs}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -41,6 +42,7 @@ class Record:
         return self.place.account_type or "api_key"
 
 
+@lru_cache(maxsize=4096)
 def api_key_place(id: str) -> tuple[Place, bytes]:
     """Where an API key of this id is kept; raises InvalidInputError for what is no id."""
     key = layout.API_KEY + _checked_id(id)
@@ -59,6 +61,7 @@ def account_type(name: str) -> AccountType:
     return ACCOUNT_TYPES[name]
 
 
+@lru_cache(maxsize=4096)
 def account_place(type_name: str, id: str) -> tuple[Place, bytes]:
     """Where an account of this type and id is kept."""
     key = account_type(type_name).prefix + _checked_id(id)
@@ -70,8 +73,9 @@ def account_place(type_name: str, id: str) -> tuple[Place, bytes]:
 
 def ask_for(place: Place, key: bytes) -> commands.Command:
     """The command that reads a record."""
-    is_json = bool(place.account_type) and ACCOUNT_TYPES[place.account_type].is_json
-    return ("GET" if is_json else "HGETALL", key)
+    if place.account_type and ACCOUNT_TYPES[place.account_type].is_json:
+        return ("GET", key)
+    return ("HGETALL", key)
 
 
 def _checked_id(id: str) -> bytes:
