@@ -16,8 +16,8 @@ import redis
 from ..database import Database, StorageError
 from ..database.migrations import applied_version
 from ..relay import Difference, RedisUnavailableError, RelayStore, keys, server
+from ..relay.asking import Ask, ask
 from ..relay.schema import SCHEMA
-from ..relay.steps import Ask, ask
 from . import output
 from .options import Place, read_only, size_on_disk
 
@@ -205,13 +205,13 @@ def _changes(conn: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _source(store: RelayStore, about: server.ServerInfo) -> Iterator[Finding]:
-    known = store.database.read(keys.state, "run_id")
+    known = store.database.read(keys.state, "identity")
     flushes = store.database.read(keys.state, "flushes")
     restore = f"{_RUN} restore-redis"
     if known is None:
         text = "SQLite has taken over nothing from Redis yet"
         yield Finding("source", "note", text, f"{_RUN} import-redis")
-    elif known != about.run_id:
+    elif known != about.identity:
         text = "Redis was started anew, or is another one, since it was last seen"
         yield Finding("source", "note", text, restore)
     elif flushes != str(about.flushes):

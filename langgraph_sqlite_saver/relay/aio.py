@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
-from typing_extensions import ParamSpec, Self
+from typing_extensions import Self
 
-from ..database import AsyncDatabase
-from . import keys, records
+from ..database import Database
 from .audit import AuditEntry
 from .comparing import Difference
 from .mirror import Taken
 from .restoring import Restored
-from .steps import Steps, take_async
 from .store import API_KEY_TTL, Progress, RelayStore
 from .trash import TrashEntry
 from .usage import Period, UsageRecord, UsageTotals
 
 T = TypeVar("T")
-P = ParamSpec("P")
-_Clients = tuple[Redis | None, Redis | None]
+
+# Calls that wait for Redis and SQLite at once.
+_THREADS = 32
 
 
 class AsyncRelayStore:
     """The awaitable face of a `RelayStore`, with its methods and arguments.
 
-    Saving, reading and deleting wait for Redis and SQLite without holding up the loop; what looks
-    at everything (imports, restores, comparisons, backups) runs in a thread. It may be used from
-    several loops, and closed in any of them.
+    A call runs on a thread, and is carried out in full also if it is cancelled. So the store keeps
+    no loop and no connection of one: it may be used from several loops, one after another or at
+    once, and closed in any of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._store = RelayStore(*args, **kwargs)
-        self._database = None if self._store.path is None else AsyncDatabase(self._store.database)
-        # Connections belong to the loop that made them.
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._opened = False
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="langgraph-sqlite-relay")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
@@ -60,43 +53,22 @@ class AsyncRelayStore:
         return self._store
 
     @property
-    def database(self) -> AsyncDatabase:
+    def database(self) -> Database:
         """As `RelayStore.database`."""
-        if self._database is None:
-            raise self._store.without_sqlite()
-        return self._database
-
-    @property
-    def redis(self) -> Redis | None:
-        """The client for the loop that runs; None without Redis."""
-        return self._here()[0]
-
-    def _here(self) -> _Clients:
-        """The clients for the loop that runs: for bytes, and for text."""
-        loop = asyncio.get_running_loop()
-        clients = self._clients.get(loop)
-        if clients is None:
-            target = self._store.target
-            clients = (None, None)
-            if target is not None:
-                clients = (target.connect_async(), target.connect_async(as_text=True))
-            self._clients[loop] = clients
-        return clients
+        return self._store.database
 
     async def open(self) -> None:
         """As `RelayStore.open`."""
-        if not self._opened:
-            await asyncio.to_thread(self._store.open)
-            self._opened = True
+        await self._thread(self._store.open)
 
     async def close(self) -> None:
         """As `RelayStore.close`."""
-        for client in self._clients.pop(asyncio.get_running_loop(), ()):
-            if client is not None:
-                await client.aclose()
-        await asyncio.shield(asyncio.create_task(asyncio.to_thread(self._store.close)))
-        if self._database is not None:
-            await self._database.close()
+        # Not on the threads of the store: it waits for those.
+        await asyncio.shield(asyncio.create_task(asyncio.to_thread(self._close)))
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        self._store.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -105,12 +77,11 @@ class AsyncRelayStore:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def _run(self, steps: Steps[T]) -> T:
-        await self.open()
-        return await take_async(steps, self._database, *self._here())
-
-    async def _thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.to_thread(partial(call, *args, **kwargs))
+    async def _thread(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        if self._store.is_closed:
+            self._store.open()  # says so
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 
     async def save_api_key(
         self,
@@ -121,16 +92,17 @@ class AsyncRelayStore:
         strict: bool | None = None,
     ) -> None:
         """As `RelayStore.save_api_key`."""
-        record = records.api_key(fields)
-        await self._run(self._store.logic.save(record, keys.expiry(ttl), actor, strict))
+        await self._thread(
+            self._store.save_api_key, _copy(fields), ttl=ttl, actor=actor, strict=strict
+        )
 
     async def get_api_key(self, id: str) -> dict[str, str] | None:
         """As `RelayStore.get_api_key`."""
-        return await self._run(self._store.logic.get(*records.api_key_place(id)))
+        return await self._thread(self._store.get_api_key, id)
 
     async def find_api_key(self, hashed: str) -> dict[str, str] | None:
         """As `RelayStore.find_api_key`."""
-        return await self._run(self._store.logic.find(hashed))
+        return await self._thread(self._store.find_api_key, hashed)
 
     async def list_api_keys(
         self, *, limit: int = 100, after: str | None = None
@@ -140,8 +112,7 @@ class AsyncRelayStore:
 
     async def delete_api_key(self, id: str, *, actor: str = "", strict: bool | None = None) -> bool:
         """As `RelayStore.delete_api_key`."""
-        place, key = records.api_key_place(id)
-        return await self._run(self._store.logic.delete(place, key, actor, strict))
+        return await self._thread(self._store.delete_api_key, id, actor=actor, strict=strict)
 
     async def save_account(
         self,
@@ -152,12 +123,13 @@ class AsyncRelayStore:
         strict: bool | None = None,
     ) -> None:
         """As `RelayStore.save_account`."""
-        record = records.account(account_type, fields)
-        await self._run(self._store.logic.save(record, None, actor, strict))
+        await self._thread(
+            self._store.save_account, account_type, _copy(fields), actor=actor, strict=strict
+        )
 
     async def get_account(self, account_type: str, id: str) -> dict[str, Any] | None:
         """As `RelayStore.get_account`."""
-        return await self._run(self._store.logic.get(*records.account_place(account_type, id)))
+        return await self._thread(self._store.get_account, account_type, id)
 
     async def list_accounts(
         self, account_type: str, *, limit: int = 100, after: str | None = None
@@ -169,8 +141,9 @@ class AsyncRelayStore:
         self, account_type: str, id: str, *, actor: str = "", strict: bool | None = None
     ) -> bool:
         """As `RelayStore.delete_account`."""
-        place, key = records.account_place(account_type, id)
-        return await self._run(self._store.logic.delete(place, key, actor, strict))
+        return await self._thread(
+            self._store.delete_account, account_type, id, actor=actor, strict=strict
+        )
 
     async def record_usage(self, record: UsageRecord, *, wait: bool = False) -> None:
         """As `RelayStore.record_usage`."""
@@ -178,7 +151,6 @@ class AsyncRelayStore:
 
     async def record_usages(self, records: Sequence[UsageRecord], *, wait: bool = False) -> None:
         """As `RelayStore.record_usages`."""
-        await self.open()
         if wait or self._store.must_wait(len(records)):
             await self._thread(self._store.record_usages, records, wait=wait)
         else:
@@ -289,3 +261,8 @@ class AsyncRelayStore:
         return await self._thread(
             self._store.backup, directory, keep_days=keep_days, progress=progress
         )
+
+
+def _copy(fields: T) -> T | dict[Any, Any]:
+    """What they are at the time of the call."""
+    return dict(fields) if isinstance(fields, Mapping) else fields

@@ -6,7 +6,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from .errors import UsageNotStoredError
 from .usage import UsageRecord
@@ -56,10 +57,8 @@ class UsageQueue:
         with self._changed:
             while self._waiting and len(self._waiting) + len(records) > self._size:
                 self._refuse_if_failing()
-                self._flushing += 1
-                self._changed.notify_all()
-                self._changed.wait(self._interval)
-                self._flushing -= 1
+                with self._hurry():
+                    self._changed.wait(self._interval)
             self._check_open()
             self._waiting.extend(records)
             self._accepted += len(records)
@@ -78,15 +77,21 @@ class UsageQueue:
         with self._changed:
             ticket = self._accepted if ticket is None else ticket
             seen = self._failures
-            self._flushing += 1
-            self._changed.notify_all()
-            try:
+            with self._hurry():
                 while self._stored < ticket:
-                    if self._failures > seen:
+                    if self._failures > seen or self._closed:
                         self._refuse_if_failing()
-                    self._changed.wait()
-            finally:
-                self._flushing -= 1
+                    self._changed.wait(self._interval)
+
+    @contextmanager
+    def _hurry(self) -> Iterator[None]:
+        """Have what waits stored at once."""
+        self._flushing += 1
+        self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self._flushing -= 1
 
     def close(self) -> None:
         """Store what waits and end; raises UsageNotStoredError for what could not be stored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
 from . import layout
@@ -13,20 +14,15 @@ Command = tuple[Any, ...]
 
 # How a key that Redis has already is brought together with what SQLite holds of it:
 # "replace" it; keep what is "missing" only, the key itself; add to what has begun anew after a
-# "total" loss, "again" where that may have been done; or go on from SQLite's state after a
-# "rollback" to an older one.
-Mode = Literal["replace", "append", "missing", "total", "again", "rollback"]
+# "total" loss (counters are added by `add`); or go on from SQLite's state after a "rollback" to an
+# older one.
+Mode = Literal["replace", "append", "missing", "total", "rollback"]
 
 # One command for a key, whatever its type, so that nobody sees half of it, on a cluster too.
 # ARGV: the mode; the type; when it expires (ms since 1970, or nothing); the kind of content; data.
 WRITE = """
 local key, mode, kind, at, content = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local first = 5
-local again = mode == 'again'
-if again then mode = 'total' end
-local function to_add(now, saved)
-  return (mode == 'total' and not again) or (tonumber(now) or 0) < (tonumber(saved) or 0)
-end
 local commands = {string='SET', hash='HSET', list='RPUSH', set='SADD', zset='ZADD'}
 local later = {}
 local there = mode ~= 'replace' and redis.call('EXISTS', key) == 1
@@ -34,32 +30,24 @@ if there and mode == 'missing' then return 0 end
 if there and (mode == 'total' or mode == 'rollback') then
   if redis.call('TYPE', key).ok ~= kind then return 0 end
   local changed = 0
-  if content == 'counters' then
+  if content == 'counters' or content == 'sum' then
+    if mode == 'total' then return 0 end
+    local changed = 0
     for i = first, #ARGV, 2 do
-      local now = redis.call('HGET', key, ARGV[i])
-      if not now then
-        redis.call('HSET', key, ARGV[i], ARGV[i + 1])
-        changed = 1
-      elseif to_add(now, ARGV[i + 1]) then
-        changed = 1
-        if mode == 'rollback' then
+      if content == 'sum' then
+        if (tonumber(redis.call('GET', key)) or 0) < (tonumber(ARGV[i]) or 0) then
+          redis.call('SET', key, ARGV[i], 'KEEPTTL')
+          changed = 1
+        end
+      else
+        local now = redis.call('HGET', key, ARGV[i])
+        if not now or (tonumber(now) or 0) < (tonumber(ARGV[i + 1]) or 0) then
           redis.call('HSET', key, ARGV[i], ARGV[i + 1])
-        else
-          redis.call('HINCRBYFLOAT', key, ARGV[i], ARGV[i + 1])
+          changed = 1
         end
       end
     end
     return changed
-  end
-  if content == 'sum' then
-    local now = redis.call('GET', key)
-    if not to_add(now, ARGV[first]) then return 0 end
-    if mode == 'total' then
-      redis.call('INCRBYFLOAT', key, ARGV[first])
-    else
-      redis.call('SET', key, ARGV[first], 'KEEPTTL')
-    end
-    return 1
   end
   if kind == 'list' then
     local known, fresh = {}, {}
@@ -119,6 +107,10 @@ if kind == 'stream' then
     redis.pcall('XADD', key, entry[1], unpack(entry[2]))
   end
   if about > 0 then
+    if redis.call('EXISTS', key) == 0 then -- all its entries were deleted
+      redis.call('XGROUP', 'CREATE', key, 'empty', '0', 'MKSTREAM')
+      redis.call('XGROUP', 'DESTROY', key, 'empty')
+    end
     for g = first + 1, first + about - 1, 2 do
       redis.pcall('XGROUP', 'CREATE', key, ARGV[g], ARGV[g + 1], 'MKSTREAM')
     end
@@ -131,6 +123,26 @@ else
 end
 if at ~= '' then redis.call('PEXPIREAT', key, at) end
 return 1
+"""
+
+# Sets counters, each only if it is what it was when it was read; 0 if one is not any more.
+# ARGV: for each the field ('': the key is a string), its new text, what was read ('' for nothing).
+# Redis 6.2 does not survive INCRBYFLOAT in a script, so sums are made outside.
+ADD = """
+local key, settled = KEYS[1], 1
+for i = 1, #ARGV, 3 do
+  local field, sum, seen = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local now
+  if field == '' then now = redis.call('GET', key) else now = redis.call('HGET', key, field) end
+  if (now or '') ~= seen then
+    settled = 0
+  elseif field == '' then
+    redis.call('SET', key, sum, 'KEEPTTL')
+  else
+    redis.call('HSET', key, field, sum)
+  end
+end
+return settled
 """
 
 # Raw entries: as a dict, which redis-py makes of XRANGE's reply, a field could come once only.
@@ -157,8 +169,8 @@ return groups
 """
 )
 
-# Arguments in one command: a longer value is written by several.
-_PIECE = 20_000
+# Redis takes no command of more than 1,048,576 arguments: a longer value is written by several.
+_PIECE = 1_000_000
 STREAM_PAGE = 500
 
 _READ = {
@@ -173,7 +185,7 @@ _READ = {
 READABLE = frozenset(_READ)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class KeyState:
     """A key as SQLite holds it; without a value it must not be in Redis."""
 
@@ -205,18 +217,21 @@ def write(state: KeyState, mode: Mode) -> Iterator[Command]:
     if state.value is None:
         yield ("DEL", state.key)
         return
-    for number, (content, piece) in enumerate(_pieces(state, mode)):
-        how: Mode = mode if number == 0 or mode != "replace" else "append"
+    for number, (content, piece) in enumerate(_pieces(state)):
+        how: Mode = mode if number == 0 else "append"
         expires: Any = "" if state.expires_at is None else state.expires_at
         yield ("EVAL", WRITE, 1, state.key, how, state.value.type, expires, content, *piece)
 
 
-def _pieces(state: KeyState, mode: Mode) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """What the data are, and the data, a part at a time."""
+def _pieces(state: KeyState) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """What the data are, and the data; in parts if there are very many.
+
+    A stream is never parted: it holds some 100,000 entries at most.
+    """
     value = state.value
     assert value is not None
     if value.type == "stream":
-        yield from _stream_pieces(value.data, state.entries, mode)
+        yield len(value.data), [*value.data, *_entries(state.entries)]
         return
     data: Sequence[bytes] = value.data
     if value.type == "zset":  # ZADD wants the score first
@@ -235,19 +250,64 @@ def _content(key: bytes, kind: str) -> str:
     return "records" if key.startswith(layout.RECORDS) else ""
 
 
-def _stream_pieces(
-    about: Sequence[bytes], entries: Sequence[Member], mode: Mode
-) -> Iterator[tuple[int, list[bytes]]]:
-    """A stream's entries; with the last of them what else there is to say of it."""
-    # What began anew is put behind all of it, by one command.
-    page = max(len(entries), 1) if mode in ("total", "again") else STREAM_PAGE
-    for start in range(0, max(len(entries), 1), page):
-        is_last = start + page >= len(entries)
-        piece = list(about) if is_last else []
-        for member, packed in entries[start : start + page]:
-            fields = unpack_list(packed or b"")
-            piece += [stream_id(member), b"%d" % len(fields), *fields]
-        yield (len(about) if is_last else 0), piece
+def is_counter(state: KeyState) -> bool:
+    """Whether a key holds counts, which a relay that lost them begins anew."""
+    value = state.value
+    return value is not None and _content(state.key, value.type) in ("counters", "sum")
+
+
+def read_counter(state: KeyState) -> Command:
+    """The command that reads what counters have come to."""
+    assert state.value is not None
+    return read(state.value.type, state.key)
+
+
+def add(state: KeyState, there: Any, *, only_if_below: bool) -> Command | None:
+    """The command that adds saved counts to those that are `there`; None if there is nothing to do.
+
+    A counter that has what was saved was restored just now. `only_if_below`: one that has more may
+    have been restored too, and counted since.
+    """
+    value = state.value
+    assert value is not None
+    if value.type == "string":
+        seen = {b"": there}
+        saved: Iterable[tuple[bytes, bytes]] = [(b"", value.data[0])]
+    else:
+        flat = (
+            there.items() if isinstance(there, dict) else zip(there[::2], there[1::2], strict=True)
+        )
+        seen, saved = dict(flat), value.pairs()
+    wanted: list[bytes] = []
+    for field, count in saved:
+        total = _sum(count, seen.get(field), only_if_below)
+        if total is not None:
+            wanted += [field, total, seen.get(field) or b""]
+    return ("EVAL", ADD, 1, state.key, *wanted) if wanted else None
+
+
+def _sum(saved: bytes, now: bytes | None, only_if_below: bool) -> bytes | None:
+    """The text of a count that began anew and what it had come to before; None: it is right."""
+    if now is None:
+        return saved
+    if now == saved:
+        return None
+    try:
+        one, other = Decimal(now.decode()), Decimal(saved.decode())
+    except (InvalidOperation, UnicodeDecodeError):
+        return None
+    if only_if_below and one >= other:
+        return None
+    return format(one + other, "f").encode()
+
+
+def _entries(entries: Sequence[Member]) -> Iterator[bytes]:
+    """Each entry's id, how many parts it has, and its names and values."""
+    for member, packed in entries:
+        fields = unpack_list(packed or b"")
+        yield stream_id(member)
+        yield b"%d" % len(fields)
+        yield from fields
 
 
 def write_member(key: bytes, kind: str, member: bytes, value: Member | None) -> Command:

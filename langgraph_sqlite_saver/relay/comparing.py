@@ -11,11 +11,11 @@ import redis
 
 from ..database import Database
 from . import keys, layout, outbox, server, trash
+from .asking import Ask, ask
 from .keys import Row
 from .layout import column
 from .logic import Logic
 from .mirror import BATCH, Found, Mirror, same_time
-from .steps import Ask, ask, take
 from .values import Value
 
 Progress = Callable[[int, int], None]
@@ -92,7 +92,7 @@ class Comparison:
             parts.append(_content(row.key, value, there.value))
         elif value.type == "stream":
             (length,) = ask(self._client, Ask([("XLEN", row.key)]))
-            if length != self._database.read(_length, row.key):
+            if length != self._database.read(keys.count_entries, row.key):
                 parts.append("its entries")
         if not same_time(row.expires_at, there.expires_at):
             parts.append("when it expires")
@@ -111,15 +111,17 @@ class Comparison:
             self._bring([*behind, *differing, *deleted])
             self._mirror.take_over(ahead)
         else:
+            before = self._database.read(keys.revision)
             self._database.write(outbox.give_up, [*ahead, *differing])
             self._mirror.take_over([*ahead, *differing])
             for start in range(0, len(behind), BATCH):
-                self._database.write(trash.discard, behind[start : start + BATCH], "reconcile")
+                part = behind[start : start + BATCH]
+                self._database.write(trash.discard, part, "reconcile", before)
 
     def _bring(self, names: Sequence[bytes]) -> None:
         for start in range(0, len(names), BATCH):
             changes = tuple((name, None) for name in names[start : start + BATCH])
-            take(self._logic.bring(changes), self._database, self._client)
+            self._logic.bring(changes)
 
 
 def _count(conn: sqlite3.Connection) -> int:
@@ -136,11 +138,6 @@ def _values(conn: sqlite3.Connection, page: Sequence[Row]) -> list[Value | None]
     now = keys.rows(conn, [row.key for row in page])
     held = dict(zip(now, keys.values_of(conn, list(now.values())), strict=True))
     return [held.get(row.key) for row in page]
-
-
-def _length(conn: sqlite3.Connection, key: bytes) -> int:
-    query = "SELECT count(*) FROM redis_entries WHERE key = ?"
-    return int(conn.execute(query, (key,)).fetchone()[0])
 
 
 def _content(key: bytes, one: Value, other: Value) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -19,11 +19,10 @@ from redis.cluster import RedisCluster
 
 from ..database import StorageError
 from . import keys, layout, outbox, server, trash
-from .errors import RedisUnavailableError
+from .asking import REDIS_ERRORS, Ask, ask
+from .keys import Row
 from .mirror import BATCH, JITTER
-from .restoring import Restored
-from .server import ServerInfo
-from .steps import REDIS_ERRORS, Ask, ask
+from .restoring import Restored, Restorer
 from .store import RelayStore
 
 # The audit log's name for whoever changes the source.
@@ -41,6 +40,10 @@ _CLOSE_GAPS = 600.0
 _REPORT = 60.0
 _UPKEEP = 600.0
 _LISTEN = 0.2
+_BEAT = 10.0
+
+# So few keys may be gone at once, however few there are.
+_FEW = 20
 
 # By these a key goes for good; "expired" and "evicted" are no deletions.
 _DELETIONS = frozenset({b"del", b"rename_from", b"move_from"})
@@ -96,9 +99,12 @@ class Follower:
         self._gather = _GATHER
         self._set_aside: set[bytes] = set()
         self._pubsub: Any = None
+        self._listener: redis.Redis | None = None
         self._lost = False
+        self._said = ""
         self._next_pass = 0.0
         self._next_look = 0.0
+        self._next_beat = 0.0
         self._next_report = 0.0
         self._next_upkeep = 0.0
 
@@ -112,9 +118,13 @@ class Follower:
                 self._follow()
             except _SourceChanged:
                 self._hang_up()
-            except (RedisUnavailableError, StorageError) as error:
+            except StorageError as error:
                 self._hang_up()
                 self._say(f"waiting: {error}")
+                stop.wait(_PATIENCE)
+            except Exception as error:  # of one key, most likely: the others go on
+                self._hang_up()
+                self._say(f"waiting: {type(error).__name__} in {_where(error)}")
                 stop.wait(_PATIENCE)
         with suppress(_SourceChanged, StorageError):
             self._take_changed()
@@ -125,6 +135,7 @@ class Follower:
         client = self._store.redis
         self._listen(client)
         self._about = server.info(client)
+        self._beat()
         self._settle()
         while not self._stop.is_set():
             self._hear(_LISTEN)
@@ -137,6 +148,8 @@ class Follower:
         if now >= self._next_look:
             self._next_look = now + _LOOK
             self._check_source()
+        if now >= self._next_beat:
+            self._beat()
         if now >= self._next_upkeep:
             self._next_upkeep = now + _UPKEEP
             self._store.database.write(trash.empty)
@@ -147,18 +160,29 @@ class Follower:
         if now >= self._next_pass:
             self._pass(mirror_deletions=True)
 
+    def _beat(self) -> None:
+        """Say that this Redis is followed."""
+        self._next_beat = time.monotonic() + _BEAT
+        self._store.database.write(keys.set_state, "followed_at", str(keys.now_ms()))
+
+    @property
+    def _restorer(self) -> Restorer:
+        return self._store.restorer_until(self._stop.is_set)
+
     # Whether the source is the one it was.
 
     def _settle(self) -> None:
         """Before anything is taken over: find out what the source has lost."""
         database, about = self._store.database, self._about
         same = (
-            about.run_id == database.read(keys.state, "run_id")
+            about.identity == database.read(keys.state, "identity")
             and str(about.flushes) == database.read(keys.state, "flushes")
             and about.keys > 0
         )
         if not same and database.read(keys.count):
-            self._make_good(self._store.restorer.assess())
+            self._make_good(self._restorer.assess())
+            if self._restores:
+                self._restorer.bury()
         self._lost = False
         self._store.note_source(about)
         if self._restores and database.read(outbox.count):
@@ -166,7 +190,7 @@ class Follower:
         self._pass(mirror_deletions=same)
 
     def _make_good(self, found: Restored) -> None:
-        if found.loss == "none":
+        if found.loss == "none" and not self._restorer.is_pending:
             return
         missing = f"Redis has lost {found.keys:,} keys ({found.loss})"
         if not self._restores:
@@ -175,14 +199,14 @@ class Follower:
             self._stop.wait(_LOOK if self._stop.is_set() else 10 * _LOOK)
             raise _SourceChanged
         self._report(f"{missing}: restoring")
-        self._store.restorer.restore()
+        self._restorer.restore(may_be_older=not self._about.appends)
         self._report("restored")
 
     def _check_source(self) -> None:
         """Raise _SourceChanged unless the source is the one it was, and has keys."""
         about = server.info(self._store.redis)
         known = self._about
-        if (about.run_id, about.flushes) != (known.run_id, known.flushes):
+        if (about.identity, about.flushes) != (known.identity, known.flushes):
             raise _SourceChanged
         if about.keys == 0 and self._store.database.read(keys.count):
             raise _SourceChanged
@@ -196,7 +220,10 @@ class Follower:
         if isinstance(client, RedisCluster) or not self._notifies(client):
             return
         database = client.connection_pool.connection_kwargs.get("db", 0)
-        pubsub: Any = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        # One that connects again by itself would miss what is told meanwhile, and not say so.
+        self._listener = listener = self._store.connect(retries=0)
+        options = {"ignore_subscribe_messages": True}
+        pubsub: Any = listener.pubsub(**options)  # type: ignore[no-untyped-call]
         self._pubsub = pubsub
         server.attempt(lambda: pubsub.psubscribe(f"__keyevent@{database}__:*"), "PSUBSCRIBE")
 
@@ -237,24 +264,38 @@ class Follower:
         started = time.monotonic()
         events, self._events = self._events, {}
         names = list(events)
+        before = self._store.database.read(keys.revision)
         taken = self._mirror.take_over(names, actor=ACTOR, guard=self._check_source)
         self._minute.changed += taken.changed
         gone = {name: events[name] for name in taken.missing}
         self._set_aside.difference_update(names)
         self._set_aside.update(name for name, event in gone.items() if event == b"evicted")
-        self._forget([name for name, event in gone.items() if event == b"expired"])
-        self._discard([name for name, event in gone.items() if event in _DELETIONS])
+        self._forget([name for name, event in gone.items() if event == b"expired"], before)
+        deleted = [name for name, event in gone.items() if event in _DELETIONS]
+        left = {*taken.left, *deleted} - {*self._discard(deleted, before)}
+        self._again({name: events[name] for name in left if name in events})
         took = time.monotonic() - started
         self._gather = min(max(_GATHER, 4 * took), _GATHER_MOST)
 
-    def _discard(self, names: list[bytes]) -> None:
+    def _again(self, events: dict[bytes, bytes]) -> None:
+        """Look once more in a moment: something newer is saved here, or waits for Redis."""
+        known = self._store.database.read(keys.rows, list(events))
+        self._events = {n: e for n, e in events.items() if n in known} | self._events
+        self._gathering_since = time.monotonic()
+
+    def _discard(self, names: list[bytes], before: int) -> list[bytes]:
+        """Mirror deletions; those that were."""
+        moved: list[bytes] = []
         for start in range(0, len(names), BATCH):
             part = names[start : start + BATCH]
-            self._minute.deleted += self._store.database.write(trash.discard, part, ACTOR)
+            moved += self._store.database.write(trash.discard, part, ACTOR, before)
+        self._minute.deleted += len(moved)
+        return moved
 
-    def _forget(self, names: list[bytes]) -> None:
+    def _forget(self, names: list[bytes], before: int) -> None:
         if names:
-            self._minute.expired += self._store.database.write(keys.remove_all, names)
+            expired = self._store.database.write(trash.forget_expired, names, before)
+            self._minute.expired += expired
 
     # Going through all keys.
 
@@ -273,7 +314,7 @@ class Follower:
             self._minute.changed += taken.changed
             self._between()
         if mirror_deletions:
-            self._find_gone(seen, about)
+            self._find_gone(seen)
         self._evicted_before = about.evicted
         interval = self._scan_interval if self._pubsub is None else _CLOSE_GAPS
         self._next_pass = max(started + interval, time.monotonic() + 0.1 * interval)
@@ -287,23 +328,37 @@ class Follower:
             if self._events and time.monotonic() - self._gathering_since >= self._gather:
                 self._take_changed()
 
-    def _find_gone(self, seen: set[int], before: ServerInfo) -> None:
+    def _find_gone(self, seen: set[int]) -> None:
         """Mirror deletions: what is stored and was not come across, and is not there indeed."""
+        before = self._store.database.read(keys.revision)
+        gone = [row for page in self._unseen(seen) for row in self._absent(page)]
+        self._check_source()
+        soon = keys.now_ms() + JITTER
+        self._forget([row.key for row in gone if row.is_expired(soon)], before)
+        living = [row.key for row in gone if not row.is_expired(soon)]
+        if len(living) > max(_FEW, self._store.database.read(keys.count) // 2):
+            # Nobody deletes that much at once, and a flush may go unnoticed.
+            self._make_good(self._restorer.assess())
+            return
+        if self._was_evicting():
+            self._set_aside.update(living)
+        self._discard([key for key in living if key not in self._set_aside], before)
+
+    def _unseen(self, seen: set[int]) -> Iterator[list[Row]]:
         after = b""
         while page := self._store.database.read(keys.page, after, BATCH):
             after = page[-1].key
-            unseen = [row for row in page if hash(row.key) not in seen]
-            if not unseen:
-                continue
-            found = self._mirror.look([row.key for row in unseen])
-            soon = keys.now_ms() + JITTER
-            gone = [row for row, there in zip(unseen, found, strict=True) if there.value is None]
-            self._check_source()
-            self._forget([row.key for row in gone if row.is_expired(soon)])
-            living = [row.key for row in gone if not row.is_expired(soon)]
-            if self._was_evicting():
-                self._set_aside.update(living)
-            self._discard([key for key in living if key not in self._set_aside])
+            if unseen := [row for row in page if hash(row.key) not in seen]:
+                yield unseen
+
+    def _absent(self, page: list[Row]) -> list[Row]:
+        """Those of the rows whose keys Redis does not have."""
+        found = self._mirror.look([row.key for row in page])
+        return [
+            replace(row, blob=None)
+            for row, there in zip(page, found, strict=True)
+            if there.value is None
+        ]
 
     _evicted_before = 0
 
@@ -323,9 +378,10 @@ class Follower:
         )
 
     def _say(self, line: str) -> None:
-        """Report something that lasts, once a minute."""
+        """Report something that lasts: at once, and then once a minute."""
         now = time.monotonic()
-        if now >= self._next_report:
+        if line != self._said or now >= self._next_report:
+            self._said = line
             self._next_report = now + _REPORT
             self._report(line)
 
@@ -334,6 +390,9 @@ class Follower:
         if pubsub is not None:
             with suppress(*REDIS_ERRORS):
                 pubsub.close()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
 
 def _flags(reply: Any) -> str:
@@ -341,3 +400,11 @@ def _flags(reply: Any) -> str:
     values = list(reply.values()) if isinstance(reply, dict) else list(reply)[1:]
     value = values[0] if values else b""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _where(error: BaseException) -> str:
+    """The function in which an error came up; its text may hold what a key holds."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_name if trace is not None else "?"

@@ -27,7 +27,7 @@ ON CONFLICT (key) DO UPDATE SET type = excluded.type, value = excluded.value,
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class Row:
     """A row of redis_keys, not unpacked."""
 
@@ -78,6 +78,15 @@ def set_state(conn: sqlite3.Connection, name: str, value: str) -> None:
     conn.execute("INSERT OR REPLACE INTO relay_state (name, value) VALUES (?, ?)", (name, value))
 
 
+# A follower that has not said so for this long has ended, in milliseconds.
+_FOLLOWED = 30_000
+
+
+def is_followed(conn: sqlite3.Connection) -> bool:
+    """Whether a follower mirrors what happens to Redis."""
+    return now_ms() - int(state(conn, "followed_at") or 0) < _FOLLOWED
+
+
 def rows(conn: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Row]:
     """The rows of these keys, expired ones among them."""
     found: dict[bytes, Row] = {}
@@ -120,6 +129,12 @@ def entries(conn: sqlite3.Connection, key: bytes) -> list[Member]:
     """A stream's entries, in order."""
     query = "SELECT id, fields FROM redis_entries WHERE key = ? ORDER BY id"
     return conn.execute(query, (key,)).fetchall()
+
+
+def count_entries(conn: sqlite3.Connection, key: bytes) -> int:
+    """How many entries of a stream are kept."""
+    query = "SELECT count(*) FROM redis_entries WHERE key = ?"
+    return int(conn.execute(query, (key,)).fetchone()[0])
 
 
 def values_of(conn: sqlite3.Connection, found: Sequence[Row]) -> list[Value]:
@@ -170,19 +185,24 @@ def put(
     revision: int,
     *,
     written_here: bool = False,
+    known: Sequence[Member] = (),
 ) -> None:
-    """Store a key as it is now. A stream's entries come by `put_entries`."""
+    """Store a key as it is now; `known` are the members that an index had.
+
+    A stream's entries come by `put_entries`.
+    """
     apart = layout.is_index(key) and value.type in ("hash", "set", "zset")
     blob = None if apart else pack(value)
     conn.execute(_INSERT, (key, value.type, blob, expires_at, revision, written_here))
     if apart:
-        _replace_members(conn, key, value.members())
+        _replace_members(conn, key, known, value.members())
 
 
-def _replace_members(conn: sqlite3.Connection, key: bytes, now: Sequence[Member]) -> None:
+def _replace_members(
+    conn: sqlite3.Connection, key: bytes, known: Sequence[Member], now: Sequence[Member]
+) -> None:
     """Store a collection's members, touching those that changed only."""
-    old = dict(members(conn, key))
-    new = dict(now)
+    old, new = dict(known), dict(now)
     conn.executemany(_REMOVE_MEMBER, [(name, key) for name in old.keys() - new.keys()])
     put_members(conn, key, [m for m in now if m[0] not in old or old[m[0]] != m[1]])
 

@@ -87,6 +87,20 @@ _INDEXES = frozenset(
 INDEX_TYPES = {HASH_MAP: "hash", CREATED_AT: "zset", LAST_USED_AT: "zset", NAME: "zset"}
 
 
+def record_of(index: bytes, member: bytes, value: bytes | None) -> bytes | None:
+    """The key of the record that a member of an index stands for."""
+    if index == HASH_MAP:
+        return API_KEY + (value or b"")
+    if index == NAME:
+        return API_KEY + member.rpartition(b"\0")[2]
+    if index == TAGS:
+        return None
+    if index.startswith(API_KEY):
+        return API_KEY + member
+    kinds = [kind for kind in ACCOUNT_TYPES.values() if index in (kind.index, kind.shared)]
+    return kinds[0].prefix + member if kinds else None
+
+
 def is_index(key: bytes) -> bool:
     """Whether many records share this collection."""
     return key in _INDEXES or key.startswith(TAG)
@@ -103,14 +117,16 @@ _SHORT_LIVED = re.compile(
     re.DOTALL,
 )
 # Names in these end in text of the users' choice, which may look like one of the above.
+_EMPTY_MARK = re.compile(rb"(?:account_)?usage:[a-z:]+:index:[0-9:-]+:empty\Z")
 _ALWAYS_KEPT = (b"apikey:tag:", b"usage:", b"account_usage:", b"username:", b"account_group")
 
 
 def is_lasting(key: bytes) -> bool:
     """Whether a key is worth keeping; families that nobody knows are."""
     if key.startswith(_ALWAYS_KEPT):
-        return not (key.endswith(b":empty") and b":index:" in key)
-    return not _SHORT_LIVED.match(key)
+        return not _EMPTY_MARK.match(key)
+    # A record's id may look like one of the above too.
+    return not _SHORT_LIVED.match(key) or place(key) is not None
 
 
 Family = Literal[

@@ -1,4 +1,4 @@
-"""What the store does with SQLite and Redis together, once for its sync and its async face.
+"""What the store does with SQLite and Redis together.
 
 SQLite commits first, then Redis is told; it answers reads, and SQLite those that it cannot.
 """
@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
-from ..database import StorageError
+from ..database import Database, StorageError
 from . import layout, outbox, records
+from .asking import Ask, ask
 from .errors import RedisUnavailableError
 from .layout import Place, raw, text
 from .outbox import Change
 from .projection import fields_of
 from .records import Record, Saved
-from .steps import Ask, Steps, read, write
+from .server import Clients
 from .times import Buckets
 from .values import Value
 
 # For how long a Redis that did not answer is not asked again, in seconds.
 _PATIENCE = 1.0
+# How many keys are remembered that were put back a moment ago.
+_REMEMBERED = 1000
 
 
 class Health:
@@ -101,79 +105,90 @@ class Health:
 
 
 class Logic:
-    """The store's operations as steps; `strict`: raise where Redis does not take a change."""
+    """The store's operations; `strict`: raise where Redis does not take a change."""
 
-    def __init__(self, health: Health, buckets: Buckets, *, strict: bool) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clients: Clients,
+        health: Health,
+        buckets: Buckets,
+        *,
+        strict: bool,
+    ) -> None:
         self.health = health
+        self._database = database
+        self._clients = clients
         self._buckets = buckets
         self._strict = strict
-        self._returning: set[bytes] = set()
+        self._returned: dict[bytes, float] = {}
 
-    def save(
-        self, record: Record, expires_at: int | None, actor: str, strict: bool | None
-    ) -> Steps[None]:
+    def save(self, record: Record, expires_at: int | None, actor: str, strict: bool | None) -> None:
         """Store a record, here and then in Redis."""
         finished = self.health.finished
-        saved = yield write(records.save, record, expires_at, actor, self._buckets, finished)
+        saved = self._database.write(
+            records.save, record, expires_at, actor, self._buckets, finished
+        )
         self.health.swept(finished)
-        yield from self._tell(saved, strict)
+        self.tell(saved, strict)
 
-    def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> Steps[bool]:
+    def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> bool:
         """Delete a record, here and then in Redis; whether it was there."""
-        known, saved = yield write(records.delete, place, key, actor)
-        yield from self._tell(saved, strict)
-        return bool(known)
+        known, saved = self._database.write(records.delete, place, key, actor)
+        self.tell(saved, strict)
+        return known
 
-    def get(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
+    def get(self, place: Place, key: bytes) -> dict[str, Any] | None:
         """A record's fields: from Redis, or from SQLite and then back into Redis."""
         if self.health.may_answer:
             try:
-                (reply,) = yield Ask((records.ask_for(place, key),), as_text=True)
+                (reply,) = ask(self._clients.text, Ask((records.ask_for(place, key),)))
                 if reply:
                     return fields_of_reply(place, reply)
             except RedisUnavailableError as error:
                 self.health.went_down(error)
-        return (yield from self._from_sqlite(place, key))
+        return self._from_sqlite(place, key)
 
-    def find(self, hashed: str) -> Steps[dict[str, Any] | None]:
+    def find(self, hashed: str) -> dict[str, Any] | None:
         """The API key that a hash stands for."""
-        for id in (yield from self._ids_of(hashed)):
-            if id is None:
-                continue
-            place, key = records.api_key_place(id)
-            found = yield from self.get(place, key)
-            # An entry that outlived a change of the secret must not let the old one in.
-            if found is not None and found.get("apiKey") == hashed:
-                return found
-        return None
+        records.checked_bytes(hashed, "the hash")
+        id = self._id_of(hashed)
+        found = None if id is None else self.get(*records.api_key_place(id))
+        # An entry that outlived a change of the secret must not let the old one in.
+        return found if found is not None and found.get("apiKey") == hashed else None
 
-    def _ids_of(self, hashed: str) -> Steps[tuple[str | None, ...]]:
-        """What Redis says, and if it may be wrong, what SQLite says."""
+    def _id_of(self, hashed: str) -> str | None:
+        """What Redis says, and where it has nothing to say, SQLite."""
         if self.health.may_answer:
             try:
-                (id,) = yield Ask([("HGET", layout.HASH_MAP, raw(hashed))])
+                (id,) = ask(self._clients.text, Ask((("HGET", layout.HASH_MAP, raw(hashed)),)))
                 if id is not None:
-                    return (text(id),)
+                    return str(id)
             except RedisUnavailableError as error:
                 self.health.went_down(error)
-        return ((yield read(records.id_of_hash, hashed)),)
+        return self._database.read(records.id_of_hash, hashed)
 
-    def _from_sqlite(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
-        found = yield read(records.fields, place, key)
-        # One of many that miss it at once puts it back.
-        if found is not None and self.health.may_answer and key not in self._returning:
-            self._returning.add(key)
-            try:
-                saved = yield write(records.put_back, place, key)
+    def _from_sqlite(self, place: Place, key: bytes) -> dict[str, Any] | None:
+        found = self._database.read(records.fields, place, key)
+        if found is not None and self.health.may_answer and self._is_first_to_miss(key):
+            with suppress(StorageError):  # the record is here all the same
+                saved = self._database.write(records.put_back, place, key)
                 if saved is not None:
-                    yield from self._tell(saved, strict=False)
-            except StorageError:
-                pass  # the record is here all the same
-            finally:
-                self._returning.discard(key)
-        return found  # type: ignore[no-any-return]
+                    self.tell(saved, strict=False)
+        return found
 
-    def _tell(self, saved: Saved, strict: bool | None) -> Steps[None]:
+    def _is_first_to_miss(self, key: bytes) -> bool:
+        """One of many that miss a key at once puts it back."""
+        now = time.monotonic()
+        if len(self._returned) > _REMEMBERED:
+            self._returned = {k: at for k, at in self._returned.items() if now - at < _PATIENCE}
+        last = self._returned.get(key, -_PATIENCE)
+        if now - last < _PATIENCE:
+            return False
+        self._returned[key] = now
+        return True
+
+    def tell(self, saved: Saved, strict: bool | None = None) -> None:
         """Tell Redis what was committed, and again if that changed meanwhile."""
         raises = self._strict if strict is None else strict
         seen: outbox.Current | None = saved.seen
@@ -182,8 +197,8 @@ class Logic:
                 self.health.gave_up(saved.outbox_id)
                 return
             while seen is not None:
-                yield Ask(seen.commands)
-                seen = yield read(outbox.moved, seen)
+                ask(self._clients.raw, Ask(seen.commands))
+                seen = self._database.read(outbox.moved, seen)
             self.health.finish(saved.outbox_id)
             self.health.came_back()
         except RedisUnavailableError as error:
@@ -193,64 +208,53 @@ class Logic:
                 raise
         except StorageError:  # it is saved, and Redis has it; whether that still holds is unknown
             self.health.gave_up(saved.outbox_id)
-        except BaseException:  # cancelled: the row tells what is left to do
+        except BaseException:  # Ctrl-C: the row tells what is left to do
             self.health.gave_up(saved.outbox_id)
             raise
 
-    def tell(self, saved: Saved) -> Steps[None]:
-        """Tell Redis what was committed."""
-        yield from self._tell(saved, None)
-
-    def sweep(self) -> Steps[None]:
+    def sweep(self) -> None:
         """Take out what is done with."""
         finished = self.health.finished
         if finished:
-            yield write(outbox.discard, finished)
+            self._database.write(outbox.discard, finished)
             self.health.swept(finished)
 
-    def drain(self, *, everything: bool = False) -> Steps[int]:
+    def drain(self, *, everything: bool = False) -> int:
         """Bring what waits in the outbox to Redis; how many rows are done.
 
         `everything`: also rows whose calls may be at work, which stay.
         """
         done, after = 0, 0
         failed = self.health.failed
-        while True:
-            rows: tuple[outbox.Row, ...] = yield read(outbox.waiting, failed, everything, after)
-            if not rows:
-                break
-            brought = yield from self._bring_rows(rows)
-            finished = tuple(row.id for row in brought if row.is_due)
-            yield write(outbox.discard, finished)
+        while rows := self._database.read(outbox.waiting, failed, everything, after):
+            finished = tuple(row.id for row in self._bring_rows(rows) if row.is_due)
+            self._database.write(outbox.discard, finished)
             self.health.drained(finished)
             done += len(finished)
             after = rows[-1].id
-        self.health.drained(tuple((yield read(outbox.missing, failed))))
+        self.health.drained(tuple(self._database.read(outbox.missing, failed)))
         return done
 
-    def _bring_rows(self, rows: tuple[outbox.Row, ...]) -> Steps[tuple[outbox.Row, ...]]:
+    def _bring_rows(self, rows: tuple[outbox.Row, ...]) -> tuple[outbox.Row, ...]:
         """Those rows that Redis takes: one that it refuses must not hold up the others."""
         changes = dict.fromkeys(change for row in rows for change in row.changes)
         try:
-            yield from self.bring(tuple(changes))
+            self.bring(tuple(changes))
         except RedisUnavailableError as error:
             if not error.answered:
                 raise
             if len(rows) == 1:
                 return ()
-            taken: tuple[outbox.Row, ...] = ()
-            for row in rows:
-                taken += yield from self._bring_rows((row,))
-            return taken
+            return tuple(taken for row in rows for taken in self._bring_rows((row,)))
         return rows
 
-    def bring(self, changes: tuple[Change, ...]) -> Steps[None]:
+    def bring(self, changes: tuple[Change, ...]) -> None:
         """Bring what SQLite holds for these to Redis, until it is so."""
-        seen: outbox.Current | None = yield read(outbox.current, changes)
+        seen: outbox.Current | None = self._database.read(outbox.current, changes)
         while seen is not None:
             if seen.commands:
-                yield Ask(seen.commands)
-            seen = yield read(outbox.moved, seen)
+                ask(self._clients.raw, Ask(seen.commands))
+            seen = self._database.read(outbox.moved, seen)
 
 
 def fields_of_reply(place: Place, reply: Any) -> dict[str, Any] | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
 
 from ..database import Database
 from . import audit, commands, keys, layout, outbox, projection, values
+from .asking import Ask, ask
 from .keys import Row
 from .projection import fields_of
-from .steps import Ask, ask
 from .times import Buckets
 from .values import Value
 
@@ -23,7 +23,7 @@ BATCH = 200
 JITTER = 2000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class Found:
     """A key as Redis holds it; without a value it is not there."""
 
@@ -34,19 +34,24 @@ class Found:
 
 @dataclass
 class Taken:
-    """What came of some keys; `left` alone were those that wait, are newer or were deleted here."""
+    """What came of some keys.
+
+    `left` alone were those of which something newer is saved here, or waits for Redis; `deleted`
+    here were so many, and stay so.
+    """
 
     keys: int = 0
     changed: int = 0
     api_keys: int = 0
     accounts: int = 0
+    deleted: int = 0
     left: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
         """How many keys were left alone."""
-        return len(self.left)
+        return len(self.left) + self.deleted
 
     def add(self, other: Taken) -> None:
         """Count another portion too."""
@@ -54,6 +59,7 @@ class Taken:
         self.changed += other.changed
         self.api_keys += other.api_keys
         self.accounts += other.accounts
+        self.deleted += other.deleted
         self.left += other.left
         self.missing += other.missing
 
@@ -73,12 +79,14 @@ class Mirror:
         actor: str | None = None,
         dry_run: bool = False,
         guard: Callable[[], object] | None = None,
+        additions_only: bool = False,
     ) -> Taken:
         """Read these keys in Redis and keep what differs; keys that are not there are returned.
 
-        `guard` is called when they have been read and before they are kept: it raises if what was
-        read must not be. Left alone are keys that are short-lived, that were deleted here, and that
-        wait in the outbox: Redis has an older state of those.
+        `additions_only`: what is known stays as it is, and indexes only grow. `guard` is called
+        when they have been read and before they are kept: it raises if what was read must not be.
+        Left alone are keys that are short-lived, that were deleted here, and that wait in the
+        outbox: Redis has an older state of those.
         """
         total = Taken()
         wanted = [name for name in dict.fromkeys(names) if layout.is_lasting(name)]
@@ -88,11 +96,12 @@ class Mirror:
             if guard is not None:
                 guard()
             run = self._database.read if dry_run else self._database.write
-            total.add(run(_store, found, before, self._buckets, actor, dry_run))
+            options = _Options(before, self._buckets, actor, dry_run, additions_only)
+            total.add(run(_store, found, options))
             if not dry_run:
                 for each in found:
                     if each.value is not None and each.value.type == "stream":
-                        self._take_entries(each.key)
+                        self._take_entries(each.key, guard)
         return total
 
     def look(self, names: Sequence[bytes]) -> list[Found]:
@@ -139,64 +148,121 @@ class Mirror:
         last, groups = replies
         return Value("stream", (last, *(part for group in groups for part in group)))
 
-    def _take_entries(self, key: bytes) -> None:
-        """Keep a stream's new entries, page by page, and let go of those that it has cut off."""
-        first = ask(self._client, Ask([commands.read_stream(key, None, 1)]))[0]
-        start = values.stream_member(first[0][0]) if first else b"\xff" * 16
-        after = self._database.write(_cut_stream, key, start)
-        while True:
-            (page,) = ask(self._client, Ask([commands.read_stream(key, after)]))
-            if not page:
-                return
-            entries = [(values.stream_member(id), values.pack_list(parts)) for id, parts in page]
-            self._database.write(keys.put_entries, key, entries)
-            after = page[-1][0]
+    def _take_entries(self, key: bytes, guard: Callable[[], object] | None) -> None:
+        """Keep a stream's new entries, page by page; let go of those that it has no more."""
+        if self._database.read(keys.kind_of, key) != "stream":  # it was left alone
+            return
+        after = self._database.read(_last_entry, key)
+        while page := self._entries(key, after, guard):
+            self._database.write(keys.put_entries, key, page)
+            after = values.stream_id(page[-1][0])
+        (length,) = ask(self._client, Ask([("XLEN", key)]))
+        if length == self._database.read(keys.count_entries, key):
+            return
+        after, start = None, b""
+        while page := self._entries(key, after, guard):
+            self._database.write(_replace_entries, key, start, page)
+            start = page[-1][0]
+            after = values.stream_id(start)
+        if guard is not None:
+            guard()
+        self._database.write(_cut_entries, key, start)
+
+    def _entries(
+        self, key: bytes, after: bytes | None, guard: Callable[[], object] | None
+    ) -> list[tuple[bytes, bytes]]:
+        (page,) = ask(self._client, Ask([commands.read_stream(key, after)]))
+        if guard is not None:
+            guard()
+        return [(values.stream_member(id), values.pack_list(parts)) for id, parts in page]
 
 
 def _word(reply: Any) -> str:
     return reply.decode() if isinstance(reply, bytes) else str(reply)
 
 
-def _cut_stream(conn: sqlite3.Connection, key: bytes, first: bytes) -> bytes | None:
-    """Drop entries before the first that Redis has; the last id that is left."""
-    conn.execute("DELETE FROM redis_entries WHERE key = ? AND id < ?", (key, first))
+def _last_entry(conn: sqlite3.Connection, key: bytes) -> bytes | None:
     query = "SELECT max(id) FROM redis_entries WHERE key = ?"
     (last,) = conn.execute(query, (key,)).fetchone()
     return values.stream_id(last) if last else None
 
 
-def _store(
-    conn: sqlite3.Connection,
-    found: Sequence[Found],
-    before: int,
-    buckets: Buckets,
-    actor: str | None,
-    dry_run: bool,
-) -> Taken:
+def _replace_entries(
+    conn: sqlite3.Connection, key: bytes, start: bytes, page: Sequence[tuple[bytes, bytes]]
+) -> None:
+    """Have these entries, and no others, between `start` and the last of them."""
+    query = "DELETE FROM redis_entries WHERE key = ? AND id > ? AND id <= ?"
+    conn.execute(query, (key, start, page[-1][0]))
+    keys.put_entries(conn, key, page)
+
+
+def _cut_entries(conn: sqlite3.Connection, key: bytes, last: bytes) -> None:
+    """Have no entries behind the last one."""
+    conn.execute("DELETE FROM redis_entries WHERE key = ? AND id > ?", (key, last))
+
+
+@dataclass(frozen=True)
+class _Options:
+    before: int
+    buckets: Buckets
+    actor: str | None
+    dry_run: bool
+    additions_only: bool
+
+
+def _store(conn: sqlite3.Connection, found: Sequence[Found], options: _Options) -> Taken:
     """Keep what differs from what is known; not where that may be newer than what was found."""
     taken = Taken()
     waiting = outbox.named_keys(conn)
-    moved = keys.revision(conn) != before
+    buried = outbox.buried_keys(conn)
+    moved = keys.revision(conn) != options.before
     known = keys.rows(conn, [each.key for each in found])
+    held = dict(zip(known, keys.values_of(conn, list(known.values())), strict=True))
     number = None
     for each in found:
         if each.value is None:
             taken.missing.append(each.key)
             continue
-        taken.keys += 1
-        row = known.get(each.key)
-        newer = moved and (layout.is_index(each.key) or (row is not None and row.revision > before))
-        if newer or each.key in waiting or outbox.is_buried(conn, each.key):
+        row, old = known.get(each.key), held.get(each.key)
+        newer = moved and (
+            layout.is_index(each.key) or (row is not None and row.revision > options.before)
+        )
+        if each.key in buried:
+            taken.deleted += 1
+            continue
+        if newer or each.key in waiting:
             taken.left.append(each.key)
             continue
+        taken.keys += 1
         _count(taken, each.key)
-        if row is not None and _is_same(conn, row, each):
+        each = _without_deleted(each, buried)
+        if old is not None and options.additions_only:
+            each = replace(each, value=_united(each.key, old, each.value))
+        if each.value is None or (row is not None and _is_same(row, old, each)):
             continue
         taken.changed += 1
-        if not dry_run:
+        if not options.dry_run:
             number = number or keys.next_revision(conn)
-            _keep(conn, row, each, number, buckets, actor)
+            _keep(conn, row, old, each, number, options)
     return taken
+
+
+def _without_deleted(found: Found, buried: set[bytes]) -> Found:
+    """Without the members of an index that stand for records which were deleted here."""
+    value = found.value
+    if value is None or not buried or not layout.is_index(found.key):
+        return found
+    living = [m for m in value.members() if layout.record_of(found.key, *m) not in buried]
+    if len(living) == len(value.members()):
+        return found
+    return replace(found, value=values.of_members(value.type, living) if living else None)
+
+
+def _united(key: bytes, old: Value, there: Value | None) -> Value | None:
+    """What is known, and of an index what Redis has too."""
+    if there is None or there.type != old.type or not layout.is_index(key):
+        return old
+    return values.of_members(old.type, (dict(old.members()) | dict(there.members())).items())
 
 
 def _count(taken: Taken, key: bytes) -> None:
@@ -206,14 +272,8 @@ def _count(taken: Taken, key: bytes) -> None:
         taken.accounts += place.family == "account"
 
 
-def _is_same(conn: sqlite3.Connection, row: Row, found: Found) -> bool:
-    value = found.value
-    assert value is not None
-    if row.type != value.type or not same_time(row.expires_at, found.expires_at):
-        return False
-    if row.blob is not None:
-        return row.blob == values.pack(value)
-    return keys.value_of(conn, row) == value
+def _is_same(row: Row, old: Value | None, found: Found) -> bool:
+    return old == found.value and same_time(row.expires_at, found.expires_at)
 
 
 def same_time(one: int | None, other: int | None) -> bool:
@@ -226,28 +286,29 @@ def same_time(one: int | None, other: int | None) -> bool:
 def _keep(
     conn: sqlite3.Connection,
     row: Row | None,
+    old: Value | None,
     found: Found,
     number: int,
-    buckets: Buckets,
-    actor: str | None,
+    options: _Options,
 ) -> None:
     value = found.value
     assert value is not None
-    old = keys.value_of(conn, row) if row is not None else None
     if row is not None and row.type != value.type:
         keys.remove(conn, found.key)
     if value.type == "stream" and old is not None and _began_anew(old, value):
         keys.remove(conn, found.key)
-    keys.put(conn, found.key, value, found.expires_at, number)
+    known = old.members() if old is not None and row is not None and row.blob is None else ()
+    keys.put(conn, found.key, value, found.expires_at, number, known=known)
     place = layout.place(found.key)
     if place is None:
         return
-    projection.project(conn, place, old, value, buckets)
-    if actor is not None and place.family in ("api_key", "account"):
+    projection.project(conn, place, old, value, options.buckets)
+    if options.actor is not None and place.family in ("api_key", "account"):
         before = None if old is None else fields_of(place, old)
         action = "create" if before is None else "update"
         kind = place.account_type or "api_key"
-        audit.note(conn, actor, action, kind, place.id, before, fields_of(place, value))
+        after = fields_of(place, value)
+        audit.note(conn, options.actor, action, kind, place.id, before, after)
 
 
 def _began_anew(old: Value, new: Value) -> bool:

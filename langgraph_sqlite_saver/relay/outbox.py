@@ -25,7 +25,7 @@ LEASE = 60_000
 REMEMBERED = 30 * 24 * 3600 * 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class Current:
     """What SQLite holds for some changes: the commands that say so to Redis, and when it was."""
 
@@ -69,12 +69,22 @@ def moved(conn: sqlite3.Connection, seen: Current) -> Current | None:
     """What Redis has to be told now; None if what it was told is still so."""
     if seen.record is not None:
         query = "SELECT revision FROM redis_keys WHERE key = ?"
-        if conn.execute(query, (seen.record,)).fetchone() == (seen.revision,):
+        stands = conn.execute(query, (seen.record,)).fetchone() == (seen.revision,)
+        if stands and _hashes_stand(conn, seen):
             return None
     elif keys.revision(conn) == seen.revision:
         return None
     now = current(conn, seen.changes)
     return now if now.states != seen.states else None
+
+
+def _hashes_stand(conn: sqlite3.Connection, seen: Current) -> bool:
+    """Whether hash_map, the one index where records share members, is as it was told."""
+    return all(
+        keys.member(conn, change[0], change[1]) == state
+        for change, state in zip(seen.changes, seen.states, strict=True)
+        if change[0] == layout.HASH_MAP and change[1] is not None
+    )
 
 
 def discard(conn: sqlite3.Connection, ids: Sequence[int]) -> None:
@@ -148,6 +158,16 @@ def unbury(conn: sqlite3.Connection, changes: Sequence[Change]) -> None:
     )
 
 
+def unbury_all(conn: sqlite3.Connection, prefixes: Sequence[bytes]) -> None:
+    """Forget that these keys, and those that go on with a colon, were deleted."""
+    if conn.execute("SELECT 1 FROM tombstones LIMIT 1").fetchone() is None:
+        return
+    conn.executemany(
+        "DELETE FROM tombstones WHERE key = ? OR (key >= ? AND key < ?)",
+        [(prefix, prefix + b":", prefix + b";") for prefix in prefixes],
+    )
+
+
 def buried(conn: sqlite3.Connection, after: Change, limit: int) -> list[Change]:
     """Deleted keys and members in order, those behind `after`."""
     rows = conn.execute(
@@ -162,6 +182,11 @@ def is_buried(conn: sqlite3.Connection, key: bytes) -> bool:
     """Whether this key was deleted here."""
     query = "SELECT 1 FROM tombstones WHERE key = ? AND member = x''"
     return conn.execute(query, (key,)).fetchone() is not None
+
+
+def buried_keys(conn: sqlite3.Connection) -> set[bytes]:
+    """Every key that was deleted here as a whole."""
+    return {key for (key,) in conn.execute("SELECT key FROM tombstones WHERE member = x''")}
 
 
 def forget_old(conn: sqlite3.Connection) -> None:

@@ -27,7 +27,7 @@ from .values import Member, Value, of_pairs
 Membership = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class Record:
     """An API key or an account, as it is to be stored."""
 
@@ -81,14 +81,18 @@ def ask_for(place: Place, key: bytes) -> commands.Command:
 def _checked_id(id: str) -> bytes:
     if not isinstance(id, str) or not id:
         raise InvalidTypeError(f"an id is text, not {id!r}")
-    return _bytes(id, "the id")
+    return checked_bytes(id, "the id")
 
 
-def _bytes(value: str, what: str) -> bytes:
+def checked_bytes(value: str, what: str) -> bytes:
+    """The bytes of a text; raises InvalidInputError for one that has none, and never shows it."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{what} is text, not {type(value).__name__}")
     try:
         return raw(value)
     except UnicodeEncodeError:
-        raise InvalidInputError(f"{what} holds a lone surrogate, which no text does") from None
+        pass  # what is raised here would have it, and the text, as its context
+    raise InvalidInputError(f"{what} holds a lone surrogate, which no text does")
 
 
 def api_key(fields: Mapping[str, str]) -> Record:
@@ -115,7 +119,7 @@ def account(type_name: str, fields: Mapping[str, Any] | str) -> Record:
     if not isinstance(parsed, dict):
         raise InvalidInputError(f"a {type_name} account is a JSON object")
     place, key = account_place(type_name, _id(parsed))
-    return Record(place, key, Value("string", (_bytes(written, "the JSON"),)), parsed)
+    return Record(place, key, Value("string", (checked_bytes(written, "the JSON"),)), parsed)
 
 
 def _json(fields: Mapping[str, Any]) -> str:
@@ -145,10 +149,12 @@ def _hash(fields: Mapping[str, str]) -> Value:
             _refuse(name, value)
     pairs = fields.items()
     try:
-        encoded = [(n.encode(), v.encode()) for n, v in pairs]
+        return of_pairs("hash", [(n.encode(), v.encode()) for n, v in pairs])
     except UnicodeEncodeError:
-        encoded = [(_bytes(n, "a name"), _bytes(v, n)) for n, v in pairs]
-    return of_pairs("hash", encoded)
+        pass
+    return of_pairs(
+        "hash", [(checked_bytes(n, "a field's name"), checked_bytes(v, n)) for n, v in pairs]
+    )
 
 
 # In which collections a record is a member, and with what value.
@@ -248,7 +254,7 @@ def _end(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class Saved:
     """What a call committed: the outbox row that stands for it, and what Redis must be told."""
 
@@ -274,7 +280,7 @@ def save(
     before = None if was is None else fields_of(record.place, was)
     indexed = keeps_indexes(conn, record.place)
     old = {} if before is None else memberships(_with(record, before), indexed)
-    changed = edits(old, memberships(record, indexed))
+    changed = _own(conn, record.place, edits(old, memberships(record, indexed)))
     first = [] if before is not None else _first_of_its_kind(conn, record.place, indexed)
     states = [KeyState(record.key, record.value, expires_at), *first]
     changes: list[Change] = [*((state.key, None) for state in states), *changed]
@@ -289,8 +295,26 @@ def save(
         before, record.fields,
     )  # fmt: skip
     outbox.unbury(conn, [(record.key, None), *(p for p, member in changed.items() if member)])
+    if before is None:
+        outbox.unbury_all(conn, _belongings_prefixes(record.place))
     outbox.bury(conn, [place for place, member in changed.items() if member is None])
     return Saved(id, _told(id, changes, states, changed, record.key))
+
+
+def _own(
+    conn: sqlite3.Connection, place: Place, changed: Mapping[Membership, Member | None]
+) -> dict[Membership, Member | None]:
+    """Without what is another record's by now: a hash that has moved to it."""
+    return {
+        (key, name): member
+        for (key, name), member in changed.items()
+        if member is not None or key != layout.HASH_MAP or _has_hash(conn, place, name)
+    }
+
+
+def _has_hash(conn: sqlite3.Connection, place: Place, hashed: bytes) -> bool:
+    found = keys.member(conn, layout.HASH_MAP, hashed)
+    return found is None or found[1] == raw(place.id)
 
 
 def _told(
@@ -335,7 +359,7 @@ def delete(conn: sqlite3.Connection, place: Place, key: bytes, actor: str) -> tu
     """
     before = _known_fields(conn, place, key)
     fields = {**(before or {}), "id": place.id}
-    indexes = all_memberships(place, fields)
+    indexes = list(_own(conn, place, dict.fromkeys(all_memberships(place, fields))))
     own = [key, *_belongings(conn, place, fields)]
     for name in own:
         keys.remove(conn, name)
@@ -374,30 +398,55 @@ STATISTICS = [
 ]  # fmt: skip
 
 
+# An id that is one of the words in those keys would be taken for all that begin with it.
+_WORDS = frozenset(
+    {"daily", "monthly", "hourly", "records", "cost", "opus", "model", "global", "keymodel"}
+)
+
+
+def statistics(id: str) -> list[bytes]:
+    """An API key's counters, whose names may go on with a colon, a model and a time."""
+    return [] if id in _WORDS else [prefix + raw(id) for prefix in STATISTICS]
+
+
+def _belongings_prefixes(place: Place) -> list[bytes]:
+    """What the keys begin with that were deleted along with an earlier record of this id."""
+    return statistics(place.id) if place.family == "api_key" else _account_belongings(place)
+
+
+def _account_belongings(place: Place) -> list[bytes]:
+    name, id = place.account_type.encode(), raw(place.id)
+    return [
+        b"account:test_config:%s:%s" % (name, id),
+        b"account:test_history:%s:%s" % (name, id),
+        b"account_balance_script:%s:%s" % (name, id),
+    ]
+
+
+def known_belongings(place: Place, fields: Mapping[str, Any]) -> list[bytes]:
+    """Keys that go with a record, but for the counters of a model or a time."""
+    if place.family != "api_key":
+        return _account_belongings(place)
+    hashed = fields.get("apiKey")
+    return [*statistics(place.id), *([layout.OLD_HASH + raw(hashed)] if hashed else [])]
+
+
 def _belongings(conn: sqlite3.Connection, place: Place, fields: Mapping[str, Any]) -> list[bytes]:
     """Keys that go with a record."""
-    id = raw(place.id)
-    if place.family != "api_key":
-        name = place.account_type.encode()
-        return [
-            b"account:test_config:%s:%s" % (name, id),
-            b"account:test_history:%s:%s" % (name, id),
-            b"account_balance_script:%s:%s" % (name, id),
-        ]
-    found = [prefix + id for prefix in STATISTICS]
-    for prefix in STATISTICS:
-        start = prefix + id + b":"
+    found = known_belongings(place, fields)
+    for key in statistics(place.id) if place.family == "api_key" else ():
         query = "SELECT key FROM redis_keys WHERE key >= ? AND key < ?"
-        found += [key for (key,) in conn.execute(query, (start, prefix + id + b";"))]
-    if fields.get("apiKey"):
-        found.append(layout.OLD_HASH + raw(fields["apiKey"]))
+        found += [name for (name,) in conn.execute(query, (key + b":", key + b";"))]
     return found
 
 
 def put_back(conn: sqlite3.Connection, place: Place, key: bytes) -> Saved | None:
-    """Note for Redis what is known of a record that it has lost; None if there is nothing."""
+    """Note for Redis what is known of a record that it has lost; None if there is nothing.
+
+    Nor while somebody follows that Redis: a record that it lacks was most likely deleted there.
+    """
     found = fields(conn, place, key)
-    if found is None:
+    if found is None or keys.is_followed(conn):
         return None
     record = Record(place, key, Value("hash", ()), {**found, "id": place.id})
     changes: list[Change] = [(key, None)]

@@ -9,11 +9,12 @@ from typing import Any
 import redis
 
 from . import commands, layout, records, server, usage
+from .asking import Ask, ask
 from .commands import Command, KeyState
 from .layout import ACCOUNT_TYPES, Place, raw, text
 from .logic import fields_of_reply
 from .records import Record
-from .steps import Ask, Steps, ask
+from .server import Clients
 from .times import Buckets
 from .usage import UsageRecord
 from .values import Member
@@ -23,14 +24,15 @@ _KEPT, _SECONDS = 200, 90 * 24 * 3600
 
 
 class RedisOnly:
-    """The store's operations as steps, without SQLite: what Redis refuses is an error."""
+    """The store's operations without SQLite: what Redis refuses is an error."""
 
-    def save(
-        self, record: Record, expires_at: int | None, actor: str, strict: bool | None
-    ) -> Steps[None]:
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def save(self, record: Record, expires_at: int | None, actor: str, strict: bool | None) -> None:
         """Store a record with its place in the indexes."""
-        before = yield from self.get(record.place, record.key)
-        indexed = yield from self._keeps_indexes(record.place)
+        before = self.get(record.place, record.key)
+        indexed = self._keeps_indexes(record.place)
         old = {} if before is None else self._memberships(record, before, indexed)
         told = list(commands.write(KeyState(record.key, record.value, expires_at), "replace"))
         if record.place.family == "account":
@@ -38,36 +40,37 @@ class RedisOnly:
         elif indexed:
             told.append(("SET", layout.INDEX_VERSION, "2", "NX"))
         told += _edits(records.edits(old, records.memberships(record, indexed)))
-        yield Ask(told)
+        ask(self._clients.raw, Ask(told))
 
-    def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> Steps[bool]:
-        """Delete a record; counters of single days and hours expire by themselves."""
-        before = yield from self.get(place, key)
+    def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> bool:
+        """Delete a record, an API key with its statistics."""
+        before = self.get(place, key)
         fields = {**(before or {}), "id": place.id}
         told: list[Command] = [("DEL", key)]
         told += _edits(dict.fromkeys(records.all_memberships(place, fields)))
+        told += [("DEL", name) for name in records.known_belongings(place, fields)]
+        ask(self._clients.raw, Ask(told))
         if place.family == "api_key":
-            told += [("DEL", prefix + raw(place.id)) for prefix in records.STATISTICS]
-        yield Ask(told)
+            _delete_statistics(self._clients.raw, place.id)
         return before is not None
 
-    def get(self, place: Place, key: bytes) -> Steps[dict[str, Any] | None]:
+    def get(self, place: Place, key: bytes) -> dict[str, Any] | None:
         """A record's fields."""
-        (reply,) = yield Ask([records.ask_for(place, key)])
+        (reply,) = ask(self._clients.text, Ask([records.ask_for(place, key)]))
         return fields_of_reply(place, reply)
 
-    def find(self, hashed: str) -> Steps[dict[str, Any] | None]:
+    def find(self, hashed: str) -> dict[str, Any] | None:
         """The API key that a hash stands for."""
-        id, old = yield Ask(
-            [
-                ("HGET", layout.HASH_MAP, raw(hashed)),
-                ("HGET", layout.OLD_HASH + raw(hashed), b"id"),
-            ]
-        )
+        records.checked_bytes(hashed, "the hash")
+        asked = [
+            ("HGET", layout.HASH_MAP, raw(hashed)),
+            ("HGET", layout.OLD_HASH + raw(hashed), b"id"),
+        ]
+        id, old = ask(self._clients.raw, Ask(asked))
         id = id or old
         if not id:
             return None
-        found = yield from self.get(*records.api_key_place(text(id)))
+        found = self.get(*records.api_key_place(text(id)))
         return found if found is not None and found.get("apiKey") == hashed else None
 
     def _memberships(
@@ -76,16 +79,26 @@ class RedisOnly:
         known = Record(record.place, record.key, record.value, {**fields, "id": record.place.id})
         return records.memberships(known, indexed)
 
-    def _keeps_indexes(self, place: Place) -> Steps[bool]:
+    def _keeps_indexes(self, place: Place) -> bool:
         """As `records.keeps_indexes`."""
         asked = [layout.INDEX_VERSION, b"system:migrated:version", layout.HASH_MAP]
         if place.family == "account":
             asked.append(ACCOUNT_TYPES[place.account_type].index)
-        there = yield Ask([("EXISTS", key) for key in asked])
+        there = ask(self._clients.raw, Ask([("EXISTS", key) for key in asked]))
         complete, migrated, has_keys, *index = there
         if place.family == "account":
             return bool(complete or migrated or index[0] or not has_keys)
         return bool(complete or not has_keys)
+
+
+def _delete_statistics(client: redis.Redis, id: str) -> None:
+    """Delete an API key's counters, whatever their model and time, as the relay does."""
+    own = records.statistics(id)
+    later = tuple(key + b":" for key in own)
+    for found in server.scan(client, b"usage:*" + server.literally(raw(id)) + b"*"):
+        gone = [key for key in found if key in own or key.startswith(later)]
+        if gone:
+            ask(client, Ask([("DEL", key) for key in gone]))
 
 
 def _edits(changed: Mapping[records.Membership, Member | None]) -> list[Command]:
@@ -93,9 +106,6 @@ def _edits(changed: Mapping[records.Membership, Member | None]) -> list[Command]
         commands.write_member(key, layout.INDEX_TYPES.get(key, "set"), name, member)
         for (key, name), member in changed.items()
     ]
-
-
-# What only the blocking face does; the other runs it in a thread.
 
 
 def page(client: redis.Redis, prefix: bytes, after: str | None, limit: int) -> list[dict[str, Any]]:

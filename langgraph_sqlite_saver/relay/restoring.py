@@ -5,18 +5,18 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
-import redis
-
-from ..database import Database
+from ..database import Database, StorageError
 from . import commands, keys, layout, outbox, server
-from .commands import Command, Mode
+from .asking import Ask, ask
+from .commands import Command, KeyState, Mode
 from .keys import Row
 from .logic import Logic
 from .outbox import Change, Current
-from .steps import Ask, ask, take
+from .server import Clients
 
 Progress = Callable[[int, int], None]
 
@@ -25,6 +25,8 @@ _PAGE = 200
 _LEASE = 30_000
 # How often to look whether another process's turn is over, in seconds.
 _POLL = 0.1
+# How often to add to a counter that keeps rising meanwhile.
+_TRIES = 10
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Restored:
     """What a restore wrote, or would write: keys, and which of them are API keys and accounts.
 
     `present` keys were there already; `loss` says how much was missing: "none", "missing" (some
-    keys), "rollback" (counters went back: an older copy came back) or "total".
+    keys), "rollback" (an older copy came back) or "total" (most of its records).
     """
 
     keys: int = 0
@@ -40,12 +42,36 @@ class Restored:
     accounts: int = 0
     present: int = 0
     loss: str = "none"
+    _records_present: int = field(default=0, repr=False)
+
+    def count(self, key: bytes, there: bool, whole: bool) -> None:
+        """Count a key; `whole`: it is a record that has its id."""
+        place = layout.place(key)
+        family = place.family if place is not None else ""
+        self._records_present += whole
+        if there:
+            self.present += 1
+            return
+        self.keys += 1
+        self.api_keys += family == "api_key"
+        self.accounts += family == "account"
+
+    def judge(self, went_back: bool) -> None:
+        """Say what kind of loss it is. A relay makes counters anew, but never a whole record."""
+        records = self.api_keys + self.accounts
+        if self.keys > self.present if not records else not self._records_present:
+            self.loss = "total"
+        elif went_back:
+            self.loss = "rollback"
+        elif self.keys:
+            self.loss = "missing"
 
 
 @dataclass(frozen=True)
 class _Turn:
     """One process's turn at restoring. New counts must be added to old ones once, whoever restores
-    and however often it is interrupted: keys up to `after` are done, the next page may be.
+    and however often it is interrupted: keys up to `after` are done, and where the turn is taken
+    over or up again, counters that have risen above their old state since are taken for done.
     """
 
     source: str
@@ -58,15 +84,17 @@ class _Turn:
         """How this page's keys are brought together with what Redis has."""
         if self.loss in ("none", "missing") or page[-1].key <= self.after:
             return "missing"
-        if self.loss == "rollback":
-            return "rollback"
-        return "again" if self.resumed else "total"
+        return "rollback" if self.loss == "rollback" else "total"
 
     def past(self, page: Sequence[Row]) -> _Turn:
         """With a page done."""
-        if page[-1].key <= self.after:
-            return self
-        return replace(self, after=page[-1].key, resumed=False)
+        return replace(self, after=max(self.after, page[-1].key))
+
+    @property
+    def note(self) -> str:
+        """For whoever comes next, with the time at which the turn is over if this is the last."""
+        until = keys.now_ms() + _LEASE
+        return f"{self.source} {self.owner} {self.loss} {self.after.hex()} {until}"
 
 
 def _claim(conn: sqlite3.Connection, source: str, owner: str) -> _Turn | None:
@@ -77,130 +105,193 @@ def _claim(conn: sqlite3.Connection, source: str, owner: str) -> _Turn | None:
         then, other, loss, after, until = note.split(" ")
         if int(until) > keys.now_ms() and other != owner:
             return None
-        if then == source:
+        if then == source and loss:
             turn = _Turn(source, owner, loss, bytes.fromhex(after), resumed=True)
-    _hold(conn, turn)
+    keys.set_state(conn, "restoring", turn.note)
     return turn
 
 
-def _release(conn: sqlite3.Connection, owner: str) -> None:
-    """Let others go on at once where this turn ended early."""
+def _hold(conn: sqlite3.Connection, turn: _Turn) -> bool:
+    """Keep the turn; False if it was taken over, since there was no progress for long."""
+    if not _is_mine(conn, turn.owner):
+        return False
+    keys.set_state(conn, "restoring", turn.note)
+    return True
+
+
+def _end(conn: sqlite3.Connection, owner: str, *, done: bool) -> None:
+    """Let others go on at once."""
+    if _is_mine(conn, owner):
+        note = (keys.state(conn, "restoring") or "").split(" ")
+        keys.set_state(conn, "restoring", "" if done else " ".join([*note[:4], "0"]))
+
+
+def _is_mine(conn: sqlite3.Connection, owner: str) -> bool:
     note = (keys.state(conn, "restoring") or "").split(" ")
-    if len(note) == 5 and note[1] == owner:
-        keys.set_state(conn, "restoring", " ".join([*note[:4], "0"]))
-
-
-def _hold(conn: sqlite3.Connection, turn: _Turn) -> None:
-    until = keys.now_ms() + _LEASE
-    note = f"{turn.source} {turn.owner} {turn.loss} {turn.after.hex()} {until}"
-    keys.set_state(conn, "restoring", note)
+    return len(note) == 5 and note[1] == owner
 
 
 class Restorer:
-    """Compares what SQLite holds with what Redis has, and writes what is missing there."""
+    """Compares what SQLite holds with what Redis has, and writes what is missing there.
 
-    def __init__(self, database: Database, client: redis.Redis, logic: Logic) -> None:
+    `stopping` says whether to give up: a restore can be long.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clients: Clients,
+        logic: Logic,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._database = database
-        self._client = client
+        self._clients = clients
         self._logic = logic
+        self._stopping = stopping
 
-    def assess(self) -> Restored:
-        """What is missing in Redis; writes nothing."""
+    def assess(self, turn: _Turn | None = None) -> Restored:
+        """What is missing in Redis; writes nothing there."""
         found = Restored()
         went_back = False
         for page in self._pages():
-            replies = ask(self._client, Ask([("EXISTS", row.key) for row in page]))
-            for row, there in zip(page, replies, strict=True):
-                _count(found, row.key, bool(there))
+            if turn is not None:
+                self._keep(turn)
+            there = ask(self._clients.raw, Ask([("EXISTS", row.key) for row in page]))
+            whole = self._whole(page)
+            for row, exists in zip(page, there, strict=True):
+                found.count(row.key, bool(exists), row.key in whole)
             went_back = went_back or self._went_back(page)
-        if found.keys > found.present:
-            found.loss = "total"
-        elif went_back:
-            found.loss = "rollback"
-        elif found.keys:
-            found.loss = "missing"
+        found.judge(went_back)
         return found
 
-    def _went_back(self, page: Sequence[Row]) -> bool:
-        """Whether totals that only rise are below what they were."""
-        totals = [row for row in page if _is_total(row.key) and row.blob is not None]
-        if not totals:
-            return False
-        saved = self._database.read(_requests, totals)
-        asked = [("HGET", row.key, field) for row, (field, _) in zip(totals, saved, strict=True)]
-        replies = ask(self._client, Ask(asked, tolerant=True))
-        return any(
-            isinstance(now, bytes) and now.isdigit() and int(now) < before
-            for now, (_, before) in zip(replies, saved, strict=True)
-        )
+    def _whole(self, page: Sequence[Row]) -> set[bytes]:
+        """Those that are records and have their id in Redis; or are no hashes, and exist."""
+        names = [row.key for row in page if _is_record(row.key)]
+        if not names:
+            return set()
+        replies = ask(self._clients.raw, Ask([("HGET", n, "id") for n in names], tolerant=True))
+        return {name for name, reply in zip(names, replies, strict=True) if reply}
 
-    def restore(self, *, dry_run: bool = False, progress: Progress | None = None) -> Restored:
+    @property
+    def is_pending(self) -> bool:
+        """Whether a restore was interrupted and waits for being gone on with."""
+        return bool(self._database.read(keys.state, "restoring"))
+
+    def _went_back(self, page: Sequence[Row]) -> bool:
+        """Whether totals that only rise, or times of changes, are older than they were."""
+        asked: list[Command] = []
+        saved: list[bytes] = []
+        for key, field_name, value in self._database.read(_marks, page):
+            asked.append(("HGET", key, field_name))
+            saved.append(value)
+        if not asked:
+            return False
+        replies = ask(self._clients.raw, Ask(asked, tolerant=True))
+        return any(map(_is_older, replies, saved))
+
+    def restore(
+        self,
+        *,
+        dry_run: bool = False,
+        may_be_older: bool = False,
+        progress: Progress | None = None,
+    ) -> Restored:
         """Write what is missing, and what counters and lists have lost; say what that was.
 
         Keys that are deleted here are removed there, and the marks by which a relay remembers that
         it found no accounts. It can be interrupted and done again, and waits while another process
-        is at it.
+        is at it. `may_be_older`: Redis was started from a copy, and what was saved here is newer.
         """
         if dry_run:
             return self.assess()
         turn = self._take_turn()
+        done = False
         try:
-            assessed = self.assess()
+            assessed = self.assess(turn)
             turn = replace(turn, loss=turn.loss or assessed.loss)
             assessed.loss = turn.loss
-            self._write_all(turn, assessed.keys + assessed.present, progress)
-        except BaseException:
-            self._database.write(_release, turn.owner)
-            raise
-        self._database.write(keys.set_state, "restoring", "")
+            self._write_all(turn, may_be_older, assessed.keys + assessed.present, progress)
+            done = True
+        finally:
+            self._database.write(_end, turn.owner, done=done)
         return assessed
 
     def _take_turn(self) -> _Turn:
-        about = server.info(self._client)
-        source = f"{about.run_id}/{about.flushes}".replace(" ", "+")
+        about = server.info(self._clients.raw)
         owner = secrets.token_hex(8)
         while True:
-            turn: _Turn | None = self._database.write(_claim, source, owner)
+            turn = self._database.write(_claim, f"{about.identity}/{about.flushes}", owner)
             if turn is not None:
+                self._clients.renew()
                 return turn
+            self._check_stopping()
             time.sleep(_POLL)
 
-    def _write_all(self, turn: _Turn, total: int, progress: Progress | None) -> None:
+    def _keep(self, turn: _Turn) -> None:
+        self._check_stopping()
+        if not self._database.write(_hold, turn):
+            raise StorageError("another process took the restore over")
+
+    def _check_stopping(self) -> None:
+        if self._stopping():
+            raise StorageError("the restore was stopped; the next one goes on with it")
+
+    def _write_all(
+        self, turn: _Turn, may_be_older: bool, total: int, progress: Progress | None
+    ) -> None:
         done = 0
         for page in self._pages():
-            self._database.write(_hold, turn)
-            self._write(page, turn.mode_of(page))
+            self._keep(turn)
+            self._write(page, turn, may_be_older)
             turn = turn.past(page)
             done += len(page)
             if progress is not None:
                 progress(done, total)
-        self._bury()
-        ask(self._client, Ask([("DEL", mark) for mark in layout.EMPTY_MARKS]))
+        self.bury()
+        ask(self._clients.raw, Ask([("DEL", mark) for mark in layout.EMPTY_MARKS]))
 
-    def _write(self, page: Sequence[Row], mode: Mode) -> None:
-        seen: Current = self._database.read(_to_write, page, mode)
-        ask(self._client, Ask(seen.commands))
+    def _write(self, page: Sequence[Row], turn: _Turn, may_be_older: bool) -> None:
+        mode = turn.mode_of(page)
+        seen: Current = self._database.read(_to_write, page, mode, may_be_older)
+        replies = ask(self._clients.once, Ask(seen.commands))
+        if mode == "total":
+            there = {c[3] for c, reply in zip(seen.commands, replies, strict=True) if reply == 0}
+            self._add([s for s in seen.states if _is_counter_of(s, there)], turn)
         moved = self._database.read(outbox.moved, seen)
         if moved is not None:  # a save came in between
-            take(self._logic.bring(moved.changes), self._database, self._client)
+            self._logic.bring(moved.changes)
 
-    def _bury(self) -> None:
+    def _add(self, left: Sequence[KeyState], turn: _Turn) -> None:
+        """Add old counts to those that began anew.
+
+        Each is added only if Redis still has what was read a moment ago, so that a command that is
+        carried out late, or twice, adds nothing twice.
+        """
+        for _ in range(_TRIES):
+            if not left:
+                return
+            there = ask(self._clients.raw, Ask([commands.read_counter(s) for s in left]))
+            wanted = [
+                commands.add(state, reply, only_if_below=turn.resumed)
+                for state, reply in zip(left, there, strict=True)
+            ]
+            asked = [command for command in wanted if command is not None]
+            again = iter(ask(self._clients.once, Ask(asked)) if asked else ())
+            left = [
+                state
+                for state, command in zip(left, wanted, strict=True)
+                if command is not None and next(again) == 0
+            ]
+
+    def bury(self) -> None:
+        """Remove from Redis what was deleted here."""
         after: Change = (b"", None)
         while buried := self._database.read(outbox.buried, after, _PAGE):
-            take(self._logic.bring(tuple(buried)), self._database, self._client)
+            self._logic.bring(tuple(buried))
             after = buried[-1]
 
-    def _pages(self) -> Sequence[Sequence[Row]]:
-        return _Pages(self._database)  # type: ignore[return-value]
-
-
-class _Pages:
-    """The rows that Redis should have, page by page."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def _pages(self) -> Iterator[list[Row]]:
+        """The rows that Redis should have, page by page."""
         after = b""
         while page := self._database.read(keys.page, after, _PAGE):
             after = page[-1].key
@@ -209,36 +300,53 @@ class _Pages:
                 yield living
 
 
-def _count(found: Restored, key: bytes, there: bool) -> None:
-    if there:
-        found.present += 1
-        return
-    found.keys += 1
+def _is_record(key: bytes) -> bool:
     place = layout.place(key)
-    if place is not None:
-        found.api_keys += place.family == "api_key"
-        found.accounts += place.family == "account"
+    return place is not None and place.family in ("api_key", "account")
 
 
-def _is_total(key: bytes) -> bool:
-    if key == b"usage:global:total":
-        return True
-    place = layout.place(key)
-    return place is not None and place.family == "key_totals"
-
-
-def _requests(conn: sqlite3.Connection, totals: Sequence[Row]) -> list[tuple[bytes, int]]:
+def _marks(conn: sqlite3.Connection, page: Sequence[Row]) -> list[tuple[bytes, bytes, bytes]]:
+    """What tells that a copy is older: (key, field, value)."""
     found = []
-    for row in totals:
-        name = b"requests" if row.key == b"usage:global:total" else b"totalRequests"
-        value = keys.value_of(conn, row)
-        count = value.fields().get(name, b"") if value.type == "hash" else b""
-        found.append((name, int(count) if count.isdigit() else 0))
+    for row in page:
+        place = layout.place(row.key)
+        if row.type != "hash" or row.blob is None:
+            continue
+        if row.key == b"usage:global:total":
+            names: tuple[bytes, ...] = (b"requests",)
+        elif place is not None:
+            names = _MARKS.get(place.family, ())
+        else:
+            continue
+        fields = keys.value_of(conn, row).fields()
+        found += [(row.key, name, fields[name]) for name in names if fields.get(name)]
     return found
 
 
-def _to_write(conn: sqlite3.Connection, page: Sequence[Row], mode: Mode) -> Current:
-    """The commands for a page: what was saved here is right; an index gets what it lacks."""
+_MARKS = {
+    "key_totals": (b"totalRequests",),
+    "api_key": (b"updatedAt", b"lastUsedAt"),
+    "account": (b"updatedAt", b"lastUsedAt"),
+}
+
+
+def _is_older(now: object, saved: bytes) -> bool:
+    """Whether a count is lower, or an ISO time earlier, than what was saved."""
+    if not isinstance(now, bytes) or not now:
+        return False
+    if now.isdigit() and saved.isdigit():
+        return int(now) < int(saved)
+    return now[:4].isdigit() and saved[:4].isdigit() and now < saved
+
+
+def _is_counter_of(state: object, names: set[bytes]) -> TypeGuard[KeyState]:
+    return isinstance(state, KeyState) and state.key in names and commands.is_counter(state)
+
+
+def _to_write(
+    conn: sqlite3.Connection, page: Sequence[Row], mode: Mode, may_be_older: bool
+) -> Current:
+    """The commands for a page: an index gets what it lacks."""
     changes: list[Change] = []
     states: list[object] = []
     found: list[Command] = []
@@ -248,7 +356,7 @@ def _to_write(conn: sqlite3.Connection, page: Sequence[Row], mode: Mode) -> Curr
         how: Mode = mode
         if mode == "missing" and layout.is_index(row.key):
             how = "total"
-        elif row.written_here and not layout.is_index(row.key):
+        elif may_be_older and row.written_here and not layout.is_index(row.key):
             how = "replace"
         found += commands.write(state, how)
     return Current(keys.revision(conn), tuple(changes), tuple(states), tuple(found))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import redis
-import redis.asyncio
-import redis.asyncio.cluster
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from ..database import InvalidInputError, StorageError
-from .steps import REDIS_ERRORS, explained
+from .asking import REDIS_ERRORS, explained
+from .errors import RedisUnavailableError
 
 T = TypeVar("T")
 
@@ -36,38 +36,25 @@ class Target:
     def __repr__(self) -> str:
         return "Target(…)"  # the URL holds a password
 
-    def _options(self, retry: Any, as_text: bool) -> dict[str, Any]:
-        # One more try at once: a connection that lay idle may have been closed meanwhile.
-        return {
+    def connect(self, *, as_text: bool = False, retries: int = 1) -> redis.Redis:
+        """A client; it connects at the first command, on a cluster at once.
+
+        `as_text`: its replies are text, which the client makes of them faster than we can.
+        `retries`: how often a command is sent again at once where its connection broke, as one that
+        lay idle may have; 0 where it must not be carried out twice.
+        """
+        factory: Any = RedisCluster if self.cluster else redis.Redis
+        options: dict[str, Any] = {
             "protocol": 2,
             "socket_timeout": self.timeout,
             "socket_connect_timeout": self.timeout,
-            "retry": retry(NoBackoff(), 1),
+            "retry": Retry(NoBackoff(), retries),
             "decode_responses": as_text,
             "encoding_errors": "surrogateescape",
         }
-
-    def connect(self, *, as_text: bool = False) -> redis.Redis:
-        """A blocking client; it connects at the first command, on a cluster at once.
-
-        `as_text`: its replies are text, which the client makes of them faster than we can.
-        """
-        factory: Any = RedisCluster if self.cluster else redis.Redis
-        options = self._options(Retry, as_text)
         if self.connected is not None and not self.cluster:
             options["redis_connect_func"] = partial(_on_connect, self.connected)
         client: redis.Redis = attempt(lambda: factory.from_url(self.url, **options), "connecting")
-        return client
-
-    def connect_async(self, *, as_text: bool = False) -> redis.asyncio.Redis:
-        """A client for the event loop that runs."""
-        factory: Any = redis.asyncio.cluster.RedisCluster if self.cluster else redis.asyncio.Redis
-        options = self._options(AsyncRetry, as_text)
-        if self.connected is not None and not self.cluster:
-            options["redis_connect_func"] = partial(_on_connect_async, self.connected)
-        client: redis.asyncio.Redis = attempt(
-            lambda: factory.from_url(self.url, **options), "connecting"
-        )
         return client
 
 
@@ -76,9 +63,60 @@ def _on_connect(connected: Callable[[], object], connection: Any) -> None:
     connection.on_connect()
 
 
-async def _on_connect_async(connected: Callable[[], object], connection: Any) -> None:
-    connected()
-    await connection.on_connect()
+class Clients:
+    """The clients of one store, made when they are needed first.
+
+    Raises RedisUnavailableError where the store has no Redis, or a cluster is down.
+    """
+
+    def __init__(self, target: Target | None) -> None:
+        self._target = target
+        self._made: dict[tuple[bool, int], redis.Redis] = {}
+        self._mutex = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return self._target is not None
+
+    @property
+    def raw(self) -> redis.Redis:
+        """For bytes."""
+        return self._get(as_text=False, retries=1)
+
+    @property
+    def text(self) -> redis.Redis:
+        """For text."""
+        return self._get(as_text=True, retries=1)
+
+    @property
+    def once(self) -> redis.Redis:
+        """For bytes, and for commands that must not be carried out twice."""
+        return self._get(as_text=False, retries=0)
+
+    def _get(self, *, as_text: bool, retries: int) -> redis.Redis:
+        client = self._made.get((as_text, retries))
+        return client if client is not None else self._make(as_text, retries)
+
+    def _make(self, as_text: bool, retries: int) -> redis.Redis:
+        if self._target is None:
+            raise RedisUnavailableError(
+                "the store was opened without a Redis: changes wait in the outbox"
+            )
+        with self._mutex:
+            if (as_text, retries) not in self._made:
+                client = self._target.connect(as_text=as_text, retries=retries)
+                self._made[as_text, retries] = client
+            return self._made[as_text, retries]
+
+    def renew(self) -> None:
+        """Have `once` connect anew: what lay idle may be broken, and it does not try again."""
+        client = self._made.pop((False, 0), None)
+        if client is not None:
+            client.close()
+
+    def close(self) -> None:
+        """Close their connections."""
+        for client in self._made.values():
+            client.close()
 
 
 def attempt(call: Callable[[], T], doing: str) -> T:
@@ -97,13 +135,18 @@ def attempt(call: Callable[[], T], doing: str) -> T:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server says of itself; of a cluster, of all that hold keys."""
+    """What a server says of itself; of a cluster, of all that hold keys.
 
-    run_id: str
+    `identity` changes when it is started anew, or takes another server's keys over as its replica.
+    `appends`: it keeps every change on disk, so that a start loses none.
+    """
+
+    identity: str
     version: str
     keys: int
     evicted: int
     flushes: int
+    appends: bool
 
 
 def nodes(client: redis.Redis) -> list[redis.Redis]:
@@ -119,26 +162,29 @@ def info(client: redis.Redis) -> ServerInfo:
     """What the server says of itself; raises RedisUnavailableError."""
     parts = attempt(lambda: [_info(node) for node in nodes(client)], "INFO")
     return ServerInfo(
-        " ".join(sorted(part.run_id for part in parts)),
+        "+".join(sorted(part.identity for part in parts)),
         parts[0].version,
         sum(part.keys for part in parts),
         sum(part.evicted for part in parts),
         sum(part.flushes for part in parts),
+        all(part.appends for part in parts),
     )
 
 
 def _info(node: redis.Redis) -> ServerInfo:
     pipe = node.pipeline(transaction=False)
-    for section in ("server", "stats", "commandstats"):
+    for section in ("server", "replication", "persistence", "stats", "commandstats"):
         pipe.info(section)
     pipe.dbsize()
-    server, stats, commands, keys = pipe.execute()
+    server, replication, persistence, stats, commands, keys = pipe.execute()
     flushes = sum(
         commands.get(f"cmdstat_{name}", {}).get("calls", 0)
         for name in ("flushall", "flushdb", "swapdb")
     )
     version = server.get("valkey_version") or server.get("redis_version", "")
-    return ServerInfo(server["run_id"], version, keys, stats.get("evicted_keys", 0), flushes)
+    identity = f"{server['run_id']}.{replication.get('master_replid', '')}"
+    appends = bool(persistence.get("aof_enabled"))
+    return ServerInfo(identity, version, keys, stats.get("evicted_keys", 0), flushes, appends)
 
 
 def scan(client: redis.Redis, match: bytes | None = None) -> Iterator[list[bytes]]:
@@ -153,3 +199,8 @@ def scan(client: redis.Redis, match: bytes | None = None) -> Iterator[list[bytes
                 yield list(found)  # type: ignore[arg-type]
             if cursor == 0:
                 break
+
+
+def literally(text: bytes) -> bytes:
+    """A glob that matches this text alone."""
+    return re.sub(rb"([*?\[\]\\^])", rb"\\\1", text)

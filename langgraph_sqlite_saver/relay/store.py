@@ -9,10 +9,11 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import redis
+from redis import Redis
 from typing_extensions import Self
 
 from ..database import (
@@ -45,13 +46,11 @@ from .mirror import Mirror, Taken
 from .redis_only import RedisOnly
 from .restoring import Restored, Restorer
 from .schema import SCHEMA
-from .server import Target
-from .steps import NO_REDIS, Steps, take
+from .server import Clients, Target
 from .times import Buckets, cutoff, utc_text
 from .trash import TrashEntry
 from .usage import Period, UsageRecord, UsageTotals
 
-T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 # How long an API key stays in Redis after it was saved, as in the relay.
@@ -117,24 +116,27 @@ class RelayStore:
         if redis_url is not None:
             watched = self._health.connected if heal and path is not None else None
             self.target = Target(redis_url, cluster, socket_timeout, watched)
-        self._client: redis.Redis | None = None
-        self._texts: redis.Redis | None = None
+        self._clients = Clients(self.target)
         if self.target is not None and not cluster:
-            self._client = self.target.connect()
-            self._texts = self.target.connect(as_text=True)
+            _ = self._clients.raw  # a URL that cannot be read is told of at once
         self._buckets = Buckets(timezone_offset)
-        self._logic = Logic(self._health, self._buckets, strict=strict)
-        self.logic: Logic | RedisOnly = self._logic if path is not None else RedisOnly()
-        self._database = (
-            Database(path, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout)
-            if path is not None
-            else None
-        )
-        if self._database is not None and self._database.path is not None:
-            self._database.path.parent.mkdir(parents=True, exist_ok=True)
+        self._database: Database | None = None
+        self._records: Logic | RedisOnly = RedisOnly(self._clients)
+        if path is not None:
+            self._database = Database(
+                path, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout
+            )
+            self._records = Logic(
+                self._database, self._clients, self._health, self._buckets, strict=strict
+            )
+            if self._database.path is not None:
+                self._database.path.parent.mkdir(parents=True, exist_ok=True)
         self._queue = UsageQueue(self._store_usage, flush_interval, queue_size)
         self._opening = threading.Lock()
-        self._opened = False
+        # The process that did: a child of it has no threads.
+        self._opened_by: int | None = None
+        # Whether what earlier processes left has been brought to Redis.
+        self._drained = False
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         atexit.register(_flush_at_exit, weakref.ref(self._queue))
@@ -179,13 +181,9 @@ class RelayStore:
         )
 
     @property
-    def redis(self) -> redis.Redis:
+    def redis(self) -> Redis:
         """The Redis client; raises RedisUnavailableError without one."""
-        if self.target is None:
-            raise RedisUnavailableError(NO_REDIS)
-        if self._client is None:  # a cluster is asked for its nodes, and must be up for that
-            self._client = self.target.connect()
-        return self._client
+        return self._clients.raw
 
     # Opening and closing.
 
@@ -197,22 +195,29 @@ class RelayStore:
         """
         if self._closed.is_set():
             raise DatabaseClosedError("the store was closed: open a new one")
-        if self._opened:
-            return
         with self._opening:
-            if self._opened:
+            if self._opened_by == os.getpid():
                 return
             if self._database is not None:
                 self._database.open()
-            if self._database is not None and self._heals:
+            if self._database is not None and self._heals and self.target is not None:
                 self._heal()
-                if self.target is not None:
-                    self._watcher = threading.Thread(
-                        target=_watch, args=(weakref.ref(self), self._closed, self._health.wake),
-                        name="langgraph-sqlite-relay", daemon=True,
-                    )  # fmt: skip
-                    self._watcher.start()
-            self._opened = True
+                self._watch()
+            self._opened_by = os.getpid()
+
+    def _watch(self) -> None:
+        self._watcher = threading.Thread(
+            target=_watch,
+            args=(weakref.ref(self), self._closed, self._health.wake),
+            name="langgraph-sqlite-relay",
+            daemon=True,
+        )
+        self._watcher.start()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether calls are refused."""
+        return self._closed.is_set()
 
     def close(self) -> None:
         """Store what usage waits, and close the file and the connections.
@@ -229,11 +234,9 @@ class RelayStore:
                 watcher.join()
             if self._database is not None:
                 with suppress(StorageError):  # what stays in the outbox is told again
-                    self._sweep()
+                    self._logic.sweep()
                 self._database.close()
-            for client in (self._client, self._texts):
-                if client is not None:
-                    client.close()
+            self._clients.close()
 
     def __enter__(self) -> Self:
         self.open()
@@ -244,60 +247,77 @@ class RelayStore:
 
     def _heal(self) -> None:
         """Bring Redis up to date, and all of it if it is not the one it was."""
-        if self.target is None:
-            return
         try:
             about = server.info(self.redis)
-            take(self._logic.drain(everything=True), self.database, self.redis)
+            self._logic.drain(everything=True)
+            self._drained = True
             if not self._knows(about):
-                self.restorer.restore()
+                self._bring_together(about)
                 self.note_source(about)
             self._health.is_the_one_it_was()
             self._health.came_back()
         except RedisUnavailableError as error:
             self._health.went_down(error)
 
+    def _bring_together(self, about: server.ServerInfo) -> None:
+        """Another Redis than was seen last, or one that has lost its keys."""
+        if about.keys and not self.database.read(keys.count):
+            self._import(about, None, dry_run=False)  # whose layout saves have to follow
+        else:
+            started = about.identity != self.database.read(keys.state, "identity")
+            self.restorer.restore(may_be_older=started and not about.appends)
+
     def _knows(self, about: server.ServerInfo) -> bool:
         """Whether this is the Redis that was seen last, with what it had."""
         if about.keys == 0 and self.database.read(keys.count):
             return False
-        noted = [self.database.read(keys.state, name) for name in ("run_id", "flushes")]
-        return noted == [about.run_id, str(about.flushes)]
+        noted = [self.database.read(keys.state, name) for name in ("identity", "flushes")]
+        return noted == [about.identity, str(about.flushes)]
 
     def _tick(self) -> None:
         """What the background does from time to time."""
-        self._sweep()
+        self._logic.sweep()
+        failed = self._health.failed
         try:
             about = server.info(self.redis)
+            if not (self._drained and self._knows(about)):
+                self._heal()
+                return
+            self._health.is_the_one_it_was()
+            self._health.came_back()
+            if self.database.read(outbox.count):
+                self._logic.drain()
+            else:
+                self._health.drained(failed)
         except RedisUnavailableError as error:
             self._health.went_down(error)
-            return
-        if not self._knows(about):
-            self._heal()
-            return
-        self._health.is_the_one_it_was()
-        self._health.came_back()
-        if self.database.read(outbox.count):
-            self.drain()
-        elif self._health.failed:
-            self._health.drained(self._health.failed)
 
-    def _sweep(self) -> None:
-        take(self._logic.sweep(), self._database, None)
+    @property
+    def _logic(self) -> Logic:
+        if not isinstance(self._records, Logic):
+            raise self.without_sqlite()
+        return self._records
 
-    def _run(self, steps: Steps[T]) -> T:
-        if not self._opened or self._closed.is_set():
+    def _ready(self) -> Logic | RedisOnly:
+        """What works on records, once the store is open."""
+        if self._opened_by != os.getpid() or self._closed.is_set():
             self.open()
-        client = self._client
-        if client is None and self.target is not None:
-            with suppress(RedisUnavailableError):
-                client = self.redis
-        return take(steps, self._database, client, self._texts)
+        return self._records
 
     @property
     def restorer(self) -> Restorer:
         """What brings back to Redis what it has lost."""
-        return Restorer(self.database, self.redis, self._logic)
+        return self.restorer_until(self._closed.is_set)
+
+    def restorer_until(self, stopping: Callable[[], bool]) -> Restorer:
+        """The same; it gives up when `stopping` says so."""
+        return Restorer(self.database, self._clients, self._logic, stopping)
+
+    def connect(self, *, retries: int) -> Redis:
+        """One more client, for its caller to close."""
+        if self.target is None:
+            raise RedisUnavailableError("the store was opened without a Redis")
+        return self.target.connect(retries=retries)
 
     @property
     def mirror(self) -> Mirror:
@@ -306,11 +326,11 @@ class RelayStore:
 
     def drain(self) -> int:
         """Bring to Redis what waits in the outbox and is due; how many changes that were."""
-        return take(self._logic.drain(), self.database, self.redis)
+        return self._logic.drain()
 
     def note_source(self, about: server.ServerInfo) -> None:
         """Note which Redis it is whose keys SQLite has."""
-        self.database.write(keys.set_state, "run_id", about.run_id)
+        self.database.write(keys.set_state, "identity", about.identity)
         self.database.write(keys.set_state, "flushes", str(about.flushes))
 
     # API keys.
@@ -333,15 +353,15 @@ class RelayStore:
             strict: Overrides the store's.
         """
         record = records.api_key(fields)
-        self._run(self.logic.save(record, keys.expiry(ttl), actor, strict))
+        self._ready().save(record, keys.expiry(ttl), actor, strict)
 
     def get_api_key(self, id: str) -> dict[str, str] | None:
         """An API key's fields; None if there is none."""
-        return self._run(self.logic.get(*records.api_key_place(id)))
+        return self._ready().get(*records.api_key_place(id))
 
     def find_api_key(self, hashed: str) -> dict[str, str] | None:
         """The API key that has this hash, which the relay looks up at every request."""
-        return self._run(self.logic.find(hashed))
+        return self._ready().find(hashed)
 
     def list_api_keys(self, *, limit: int = 100, after: str | None = None) -> list[dict[str, str]]:
         """A page of API keys in the order of their ids; `after`: the last id of the one before."""
@@ -355,7 +375,7 @@ class RelayStore:
 
     def delete_api_key(self, id: str, *, actor: str = "", strict: bool | None = None) -> bool:
         """Delete an API key for good, with its usage records and counters; False if unknown."""
-        return self._run(self.logic.delete(*records.api_key_place(id), actor, strict))
+        return self._ready().delete(*records.api_key_place(id), actor, strict)
 
     # Accounts.
 
@@ -375,11 +395,11 @@ class RelayStore:
                 relay keeps as JSON, what JSON can hold, or the JSON itself.
             actor, strict: As for `save_api_key`.
         """
-        self._run(self.logic.save(records.account(account_type, fields), None, actor, strict))
+        self._ready().save(records.account(account_type, fields), None, actor, strict)
 
     def get_account(self, account_type: str, id: str) -> dict[str, Any] | None:
         """An account's fields; None if there is none."""
-        return self._run(self.logic.get(*records.account_place(account_type, id)))
+        return self._ready().get(*records.account_place(account_type, id))
 
     def list_accounts(
         self, account_type: str, *, limit: int = 100, after: str | None = None
@@ -392,7 +412,7 @@ class RelayStore:
         self, account_type: str, id: str, *, actor: str = "", strict: bool | None = None
     ) -> bool:
         """Delete an account for good; False if unknown."""
-        return self._run(self.logic.delete(*records.account_place(account_type, id), actor, strict))
+        return self._ready().delete(*records.account_place(account_type, id), actor, strict)
 
     # Usage.
 
@@ -423,8 +443,8 @@ class RelayStore:
         self._queue.wait()
 
     def must_wait(self, count: int) -> bool:
-        """Whether so many usage records would have to wait for the queue to empty."""
-        return self._queue.is_full_for(count)
+        """Whether recording so many usage records would wait: to open, or for the queue."""
+        return self._opened_by != os.getpid() or self._queue.is_full_for(count)
 
     def _store_usage(self, batch: Sequence[UsageRecord]) -> None:
         if self._database is None:
@@ -515,24 +535,47 @@ class RelayStore:
         """Take over every lasting key of Redis, with the tables that are filled from them.
 
         Nothing in Redis is changed, and nothing that only SQLite has. Doing it again takes over
-        what changed since.
+        what changed since. From a Redis that has lost keys only what SQLite lacks is taken:
+        `restore()` brings the rest together.
         """
         self.open()
+        return self._import(server.info(self.redis), progress, dry_run=dry_run)
+
+    def _import(
+        self, about: server.ServerInfo, progress: Progress | None, *, dry_run: bool
+    ) -> Taken:
+        self._logic.sweep()
         mirror, total = self.mirror, Taken()
-        about = server.info(self.redis)
+        lost = self._has_lost_keys(about)
+        take_over = partial(
+            mirror.take_over,
+            dry_run=dry_run,
+            additions_only=lost,
+            guard=partial(self._check_same, about),
+        )
         seen = 0
         for names in server.scan(self.redis):
-            total.add(mirror.take_over(names, dry_run=dry_run))
+            total.add(take_over(names))
             seen += len(names)
             if progress is not None:
                 progress(seen, max(about.keys, seen))
-        for _ in range(_AGAIN):  # saves came in between
+        for _ in range(0 if lost else _AGAIN):  # saves came in between
             left, total.left = total.left, []
-            total.add(mirror.take_over(left, dry_run=dry_run))
+            total.add(take_over(left))
         total.missing.clear()
-        if not dry_run:
+        if not (dry_run or lost):
             self.note_source(about)
         return total
+
+    def _check_same(self, about: server.ServerInfo) -> None:
+        now = server.info(self.redis)
+        if (now.identity, now.flushes) != (about.identity, about.flushes):
+            raise RedisUnavailableError("Redis was restarted or emptied meanwhile: call again")
+
+    def _has_lost_keys(self, about: server.ServerInfo) -> bool:
+        if self._knows(about) or not self.database.read(keys.count):
+            return False
+        return self.restorer.assess().loss != "none"
 
     def restore(self, *, progress: Progress | None = None, dry_run: bool = False) -> Restored:
         """Write to Redis what it has lost; keys that it has stay as they are.
@@ -579,6 +622,7 @@ class RelayStore:
         return found
 
     def _comparison(self) -> Comparison:
+        self._logic.sweep()
         return Comparison(self.database, self.redis, self._logic, self.mirror)
 
     def trash(self, *, limit: int = 100) -> list[TrashEntry]:
@@ -590,13 +634,14 @@ class RelayStore:
         """Bring a record back from the trash, with its usage, here and in Redis; how many keys."""
         self.open()
         count, saved = self.database.write(trash.undelete, id, actor, self._buckets)
-        self._run(self._logic.tell(saved))
+        self._logic.tell(saved)
         return count
 
     def stats(self) -> dict[str, Any]:
         """The store in figures: apiKeysCount, accountsCount, usageRecordsCount, dbSize, dbPath …"""
         self.open()
-        self._sweep()
+        if self._database is not None:
+            self._logic.sweep()
         try:
             about = server.info(self.redis)
             there = {"redisUp": True, "redisVersion": about.version, "redisKeys": about.keys}

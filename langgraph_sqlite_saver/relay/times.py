@@ -9,7 +9,10 @@ from ..database import InvalidInputError, InvalidTypeError
 
 def utc_text(when: datetime) -> str:
     """As JavaScript's `toISOString` writes it; a time without a zone is local time."""
-    text = when.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    try:
+        text = when.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    except OverflowError:
+        raise InvalidInputError(f"a time that UTC can tell is expected, not {when}") from None
     return text.replace("+00:00", "Z")
 
 
@@ -22,9 +25,15 @@ def parse(text: str) -> datetime | None:
     """The time that a text tells, in UTC unless it says otherwise; None if it tells none."""
     try:
         when = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+
+
+def in_utc(text: str) -> str:
+    """The same time as `utc_text` writes it."""
+    when = parse(text)
+    return text if when is None else utc_text(when)
 
 
 def epoch_ms(text: str) -> int:
@@ -41,7 +50,10 @@ def cutoff(older_than: timedelta | datetime) -> datetime:
         raise InvalidTypeError(f"older_than is a timedelta or a datetime, not {older_than!r}")
     if older_than < timedelta(0):
         raise InvalidInputError("older_than must not be negative")
-    return datetime.now(timezone.utc) - older_than
+    try:
+        return datetime.now(timezone.utc) - older_than
+    except OverflowError:
+        return datetime.min.replace(tzinfo=timezone.utc)
 
 
 class Buckets:
@@ -75,4 +87,7 @@ class Buckets:
     def name(self, when: datetime, period: str) -> str:
         """The name of the hour, the day or the month of a time."""
         length = {"hour": 13, "day": 10, "month": 7}[period]
-        return when.astimezone(self._zone).isoformat()[:length]
+        try:
+            return when.astimezone(self._zone).isoformat()[:length]
+        except OverflowError:
+            raise InvalidInputError(f"a time of this age is expected, not {when}") from None

@@ -29,10 +29,15 @@ class TrashEntry:
     name: str
 
 
-def discard(conn: sqlite3.Connection, gone: Sequence[bytes], actor: str) -> int:
-    """Move keys that Redis deleted into the trash, records with their usage; how many."""
-    now, moved = keys.now_ms(), 0
-    for key in gone:
+def discard(
+    conn: sqlite3.Connection, gone: Sequence[bytes], actor: str, before: int | None = None
+) -> list[bytes]:
+    """Move keys that Redis deleted into the trash, records with their usage; those that were moved.
+
+    Not what waits for Redis, or was saved since revision `before`: Redis does not have that yet.
+    """
+    now, moved = keys.now_ms(), []
+    for key in settled(conn, gone, before):
         row = keys.row(conn, key)
         if row is None:
             continue
@@ -42,13 +47,35 @@ def discard(conn: sqlite3.Connection, gone: Sequence[bytes], actor: str) -> int:
             (now, key, row.type, _whole(conn, key, value), row.expires_at),
         )
         keys.remove(conn, key)
-        moved += 1
+        moved.append(key)
         place = layout.place(key)
         if place is not None and place.family in ("api_key", "account"):
             _discard_record(conn, place, value, actor, now)
     if moved:
         keys.next_revision(conn)
     return moved
+
+
+def settled(conn: sqlite3.Connection, names: Sequence[bytes], before: int | None) -> list[bytes]:
+    """Those keys of which Redis has had what is known of them."""
+    waiting = outbox.named_keys(conn)
+    has_moved = before is not None and keys.revision(conn) != before
+    known = keys.rows(conn, names) if has_moved else {}
+    return [
+        name
+        for name in names
+        if name not in waiting
+        and not (has_moved and (layout.is_index(name) or _is_newer(known.get(name), before)))
+    ]
+
+
+def _is_newer(row: keys.Row | None, before: int | None) -> bool:
+    return row is not None and before is not None and row.revision > before
+
+
+def forget_expired(conn: sqlite3.Connection, names: Sequence[bytes], before: int) -> int:
+    """Forget keys that expired in Redis; how many."""
+    return keys.remove_all(conn, settled(conn, names, before))
 
 
 def _discard_record(
@@ -85,45 +112,54 @@ def entries(conn: sqlite3.Connection, limit: int) -> list[TrashEntry]:
 
 
 def undelete(conn: sqlite3.Connection, id: str, actor: str, buckets: Buckets) -> tuple[int, Saved]:
-    """Bring a record back with its keys and its usage; how many keys.
+    """Bring a record back with its keys and its usage, or a key of this name; how many keys.
 
     Raises InvalidInputError if the trash has no such record, or it is there again.
     """
     own = _record_keys(conn, id)
     if not own:
-        raise InvalidInputError(f"the trash holds no API key and no account {id!r}")
+        raise InvalidInputError(f"the trash holds no API key, no account and no key {id!r}")
     if keys.row(conn, own[0]) is not None:
         raise InvalidInputError(f"{id!r} is there: it was not deleted, or is back already")
     changes: list[Change] = []
     number = keys.next_revision(conn)
     for key in own:
         changes += _bring_back(conn, key, number)
-    place = layout.place(own[0])
-    row = keys.row(conn, own[0])
-    assert place is not None and row is not None
-    value = keys.value_of(conn, row)
-    projection.project(conn, place, None, value, buckets)
-    changes += _memberships(conn, place, own[0], value, number)
-    if place.family == "api_key":
-        usage.from_trash(conn, column(raw(place.id)))
-    kind = place.account_type or "api_key"
-    audit.note(conn, actor, "undelete", kind, place.id, None, fields_of(place, value))
+    place, row = layout.place(own[0]), keys.row(conn, own[0])
+    if place is not None and row is not None and place.family in ("api_key", "account"):
+        changes += _bring_record_back(conn, place, row, number, actor, buckets)
     outbox.unbury(conn, changes)
     return len(own), Saved(outbox.add(conn, changes), outbox.current(conn, changes))
 
 
+def _bring_record_back(
+    conn: sqlite3.Connection,
+    place: Place,
+    row: keys.Row,
+    number: int,
+    actor: str,
+    buckets: Buckets,
+) -> list[Change]:
+    value = keys.value_of(conn, row)
+    projection.project(conn, place, None, value, buckets)
+    if place.family == "api_key":
+        usage.from_trash(conn, column(raw(place.id)))
+    kind = place.account_type or "api_key"
+    audit.note(conn, actor, "undelete", kind, place.id, None, fields_of(place, value))
+    return _memberships(conn, place, row.key, value, number)
+
+
 def _record_keys(conn: sqlite3.Connection, id: str) -> list[bytes]:
     """The keys of a record in the trash, its own first."""
-    names = [layout.API_KEY + raw(id), *(kind.prefix + raw(id) for kind in ACCOUNT_TYPES.values())]
-    own = [name for name in names if _last(conn, name)]
-    if not own or own[0] != names[0]:
+    prefixes = [layout.API_KEY, *(kind.prefix for kind in ACCOUNT_TYPES.values()), b""]
+    own = [name for name in (prefix + raw(id) for prefix in prefixes) if _last(conn, name)]
+    if not own or own[0] != layout.API_KEY + raw(id):
         return own[:1]
     found = [own[0]]
-    for prefix in records.STATISTICS:
+    for start in records.statistics(id):
         query = (
             "SELECT DISTINCT key FROM trash WHERE key = ? OR (key >= ? AND key < ?) ORDER BY key"
         )
-        start = prefix + raw(id)
         found += [key for (key,) in conn.execute(query, (start, start + b":", start + b";"))]
     return list(dict.fromkeys(found))
 
@@ -141,7 +177,8 @@ def _bring_back(conn: sqlite3.Connection, key: bytes, number: int) -> list[Chang
     id, kind, blob, expires_at = found
     conn.execute("DELETE FROM trash WHERE id = ?", (id,))
     if expires_at is not None and expires_at <= keys.now_ms():
-        if layout.place(key) is None:
+        place = layout.place(key)
+        if place is None or place.family not in ("api_key", "account"):
             return []
         expires_at = None  # a record is not to be lost again because it lay here
     if kind == "stream":

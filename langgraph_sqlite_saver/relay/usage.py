@@ -11,7 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from ..database import InvalidInputError, InvalidTypeError
-from .times import Buckets, utc_now, utc_text
+from .times import Buckets, in_utc, utc_now, utc_text
 
 Period = Literal["hour", "day", "month"]
 PERIODS: tuple[Period, ...] = ("hour", "day", "month")
@@ -46,7 +46,8 @@ class UsageRecord:
     Args:
         api_key_id: The API key's id.
         model: The model's name.
-        timestamp: ISO 8601 text, UTC unless it names a zone; None: the time of recording.
+        timestamp: ISO 8601 text, UTC unless it names a zone, and stored as UTC; None: the time of
+            recording.
         account_id: The account that served it.
         input_tokens, output_tokens, cache_create_tokens, cache_read_tokens: Counts.
         cost: In dollars, after rates.
@@ -115,6 +116,8 @@ def checked(record: UsageRecord, buckets: Buckets) -> UsageRecord:
     if record.timestamp is None:
         return replace(record, timestamp=utc_now())
     buckets.of(record.timestamp)
+    if record.timestamp[-1] != "Z":  # times are compared as text
+        return replace(record, timestamp=in_utc(record.timestamp))
     return record
 
 

@@ -21,7 +21,7 @@ TYPES = ("string", "hash", "list", "set", "zset", "stream")
 _ID = struct.Struct(">QQ")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it may hold secrets
 class Value:
     """What a key holds.
 

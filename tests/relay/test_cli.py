@@ -373,7 +373,7 @@ def test_many_things_wrong(disturbed: Cli, loaded: Server) -> None:
     (directory / "sqlite_backup_20200101_000000.db.gz").touch()
     os.utime(directory / "sqlite_backup_20200101_000000.db.gz", (0, 0))
     with closing(sqlite3.connect(disturbed.db)) as conn:
-        conn.execute("UPDATE relay_state SET value = 'another' WHERE name = 'run_id'")
+        conn.execute("UPDATE relay_state SET value = 'another' WHERE name = 'identity'")
         conn.execute("INSERT INTO outbox (changes, due_at) VALUES (x'90', 0)")
         conn.execute("INSERT INTO usage_extra (usage_id, extra) VALUES (999, '{}')")
         conn.commit()

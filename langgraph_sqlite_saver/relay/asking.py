@@ -1,0 +1,79 @@
+"""Asking Redis: commands in one round trip, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from .commands import Command
+from .errors import RedisUnavailableError
+
+# redis-py derives what its cluster client raises from Exception alone.
+REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)
+
+
+@dataclass(slots=True)
+class Ask:
+    """Commands for Redis, in one round trip; their replies.
+
+    Raises RedisUnavailableError if one fails; `tolerant`: errors that Redis answers with are among
+    the replies.
+    """
+
+    commands: Sequence[Command]
+    tolerant: bool = False
+
+
+def ask(client: redis.Redis, step: Ask) -> list[Any]:
+    """Redis' replies to some commands."""
+    try:
+        if len(step.commands) == 1:
+            return [client.execute_command(*step.commands[0])]  # type: ignore[no-untyped-call]
+        pipe = client.pipeline(transaction=False)
+        for command in step.commands:
+            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+        replies = pipe.execute(raise_on_error=False)
+    except REDIS_ERRORS as error:
+        failure = error
+    else:
+        return checked(step, replies)
+    return refused(step, failure)
+
+
+def checked(step: Ask, replies: list[Any]) -> list[Any]:
+    """The replies, unless one of them says that Redis refused."""
+    if not step.tolerant:
+        for command, reply in zip(step.commands, replies, strict=True):
+            if isinstance(reply, Exception):
+                raise explained(reply, command)
+    return replies
+
+
+def refused(step: Ask, error: Exception) -> list[Any]:
+    """What an error means: a reply, where those are wanted, or that Redis cannot be had."""
+    answered = isinstance(error, redis.ResponseError) and len(step.commands) == 1
+    if step.tolerant and answered:
+        return [error]
+    raise explained(error, step.commands[0])
+
+
+def explained(error: Exception, command: Command) -> RedisUnavailableError:
+    """Our error for one of Redis'. Its text may repeat what was sent: only its first word is ours.
+
+    For the same reason ours is not raised while that one is handled: it would be its context.
+    """
+    if isinstance(error, redis.ResponseError):
+        code = str(error).split(" ", 1)[0].rstrip(":,'")
+        return RedisUnavailableError(
+            f"Redis refused {command[0]} ({type(error).__name__}: {code}). What was saved is safe "
+            "in SQLite and is written to Redis as soon as it takes it; see its log, its maxmemory "
+            "and the rights of this user.",
+            answered=True,
+        )
+    return RedisUnavailableError(
+        f"Redis does not answer ({type(error).__name__}). Check REDIS_HOST, REDIS_PORT and "
+        "REDIS_PASSWORD or REDIS_URL, and that it runs."
+    )
