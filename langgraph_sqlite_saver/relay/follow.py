@@ -272,16 +272,15 @@ class Follower:
         self._set_aside.update(name for name, event in gone.items() if event == b"evicted")
         self._forget([name for name, event in gone.items() if event == b"expired"], before)
         deleted = [name for name, event in gone.items() if event in _DELETIONS]
-        left = {*taken.left, *deleted} - {*self._discard(deleted, before)}
-        self._again({name: events[name] for name in left if name in events})
+        moved = self._discard(deleted, before)
+        known = self._store.database.read(keys.rows, deleted)
+        # Something newer is saved here, or waits for Redis: to be looked at again in a moment.
+        left = [*taken.left, *(name for name in deleted if name in known and name not in moved)]
+        if left:
+            self._events = {name: events[name] for name in left} | self._events
+            self._gathering_since = time.monotonic()
         took = time.monotonic() - started
         self._gather = min(max(_GATHER, 4 * took), _GATHER_MOST)
-
-    def _again(self, events: dict[bytes, bytes]) -> None:
-        """Look once more in a moment: something newer is saved here, or waits for Redis."""
-        known = self._store.database.read(keys.rows, list(events))
-        self._events = {n: e for n, e in events.items() if n in known} | self._events
-        self._gathering_since = time.monotonic()
 
     def _discard(self, names: list[bytes], before: int) -> list[bytes]:
         """Mirror deletions; those that were."""

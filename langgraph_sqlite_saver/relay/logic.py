@@ -105,7 +105,10 @@ class Health:
 
 
 class Logic:
-    """The store's operations; `strict`: raise where Redis does not take a change."""
+    """The store's operations; `strict`: raise where Redis does not take a change.
+
+    `watched`: something in the background sweeps up and drains.
+    """
 
     def __init__(
         self,
@@ -115,12 +118,14 @@ class Logic:
         buckets: Buckets,
         *,
         strict: bool,
+        watched: bool,
     ) -> None:
         self.health = health
         self._database = database
         self._clients = clients
         self._buckets = buckets
         self._strict = strict
+        self._watched = watched
         self._returned: dict[bytes, float] = {}
 
     def save(self, record: Record, expires_at: int | None, actor: str, strict: bool | None) -> None:
@@ -200,6 +205,8 @@ class Logic:
                 ask(self._clients.raw, Ask(seen.commands))
                 seen = self._database.read(outbox.moved, seen)
             self.health.finish(saved.outbox_id)
+            if not self._watched:  # nobody sweeps up
+                self.sweep()
             self.health.came_back()
         except RedisUnavailableError as error:
             self.health.went_down(error)

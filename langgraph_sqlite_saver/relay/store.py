@@ -127,7 +127,12 @@ class RelayStore:
                 path, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout
             )
             self._records = Logic(
-                self._database, self._clients, self._health, self._buckets, strict=strict
+                self._database,
+                self._clients,
+                self._health,
+                self._buckets,
+                strict=strict,
+                watched=heal,
             )
             if self._database.path is not None:
                 self._database.path.parent.mkdir(parents=True, exist_ok=True)

@@ -931,11 +931,11 @@ def test_follower_of_a_redis_that_was_never_up_waits_for_it(
 _DIE_AT_A_PAGE = """
 import os, signal
 write, pages = restoring.Restorer._write, []
-def dying(self, page, mode):
+def dying(self, page, *rest):
     pages.append(page)
     if len(pages) == {page}:
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self, page, mode)
+    write(self, page, *rest)
 restoring.Restorer._write = dying
 """
 
