@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -37,6 +38,10 @@ class AsyncRelayStore:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._store = RelayStore(*args, **kwargs)
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="langgraph-sqlite-relay")
 
     @classmethod
@@ -80,6 +85,8 @@ class AsyncRelayStore:
     async def _thread(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if self._store.is_closed:
             self._store.open()  # says so
+        if self._process != os.getpid():  # a child of the process that made them has no threads
+            self._start()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 

@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from ..database import Database, StorageError
@@ -42,7 +42,9 @@ class Restored:
     accounts: int = 0
     present: int = 0
     loss: str = "none"
-    _records_present: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        self._records_present = 0
 
     def count(self, key: bytes, there: bool, whole: bool) -> None:
         """Count a key; `whole`: it is a record that has its id."""
