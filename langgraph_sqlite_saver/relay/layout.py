@@ -25,7 +25,6 @@ TAGS = b"apikey:tags:all"
 
 RECORDS = b"usage:records:"
 COST_TOTAL = b"usage:cost:total:"
-BILLING_EVENTS = b"billing:events"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from . import (
     audit,
     backups,
     figures,
+    history,
     keys,
     outbox,
     records,
@@ -478,7 +479,7 @@ class RelayStore:
         self.open()
         if self._database is None and api_key_id is not None:
             return redis_only.usage_of(self.redis, api_key_id, limit, self._buckets)
-        return self.database.read(usage.records, wanted, since, until, limit, after)
+        return self.database.read(history.records, wanted, since, until, limit, after)
 
     def usage_totals(
         self,
@@ -499,7 +500,7 @@ class RelayStore:
             raise InvalidInputError(f"by is 'hour', 'day' or 'month', not {by!r}")
         wanted = {"api_key_id": api_key_id, "account_id": account_id, "model": model}
         self.open()
-        return self.database.read(usage.totals, by, wanted, since, until, self._buckets)
+        return self.database.read(history.totals, by, wanted, since, until, self._buckets)
 
     def purge_usage(self, older_than: timedelta | datetime, *, dry_run: bool = False) -> int:
         """Delete usage records older than that, a few thousand at a time; how many.
@@ -509,9 +510,9 @@ class RelayStore:
         before = utc_text(cutoff(older_than))
         self.open()
         if dry_run:
-            return self.database.read(usage.count_older, before)
+            return self.database.read(history.count_older, before)
         purged = 0
-        while count := self.database.write(usage.purge, before, _PURGED_AT_ONCE):
+        while count := self.database.write(history.purge, before, _PURGED_AT_ONCE):
             purged += count
         return purged
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..database import InvalidInputError
-from . import audit, keys, layout, outbox, projection, records, usage
+from . import audit, history, keys, layout, outbox, projection, records
 from .layout import ACCOUNT_TYPES, Place, column, raw
 from .outbox import Change
 from .projection import fields_of
@@ -82,7 +82,7 @@ def _discard_record(
     conn: sqlite3.Connection, place: Place, value: Value, actor: str, now: int
 ) -> None:
     if place.family == "api_key":
-        usage.to_trash(conn, column(raw(place.id)), now)
+        history.to_trash(conn, column(raw(place.id)), now)
     projection.forget(conn, place)
     kind = place.account_type or "api_key"
     audit.note(conn, actor, "delete", kind, place.id, fields_of(place, value), None)
@@ -143,7 +143,7 @@ def _bring_record_back(
     value = keys.value_of(conn, row)
     projection.project(conn, place, None, value, buckets)
     if place.family == "api_key":
-        usage.from_trash(conn, column(raw(place.id)))
+        history.from_trash(conn, column(raw(place.id)))
     kind = place.account_type or "api_key"
     audit.note(conn, actor, "undelete", kind, place.id, None, fields_of(place, value))
     return _memberships(conn, place, row.key, value, number)

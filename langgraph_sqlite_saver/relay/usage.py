@@ -5,22 +5,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Literal
 
 import orjson
 
 from ..database import InvalidInputError, InvalidTypeError
-from .times import Buckets, in_utc, utc_now, utc_text
+from .times import Buckets, in_utc, utc_now
 
 Period = Literal["hour", "day", "month"]
 PERIODS: tuple[Period, ...] = ("hour", "day", "month")
 
-_COLUMNS = (
+COLUMNS = (
     "api_key_id, account_id, timestamp, model, input_tokens, output_tokens, cache_create_tokens,"
     " cache_read_tokens, cost, request_duration_ms, status, error_message"
 )
-_INSERT = f"INSERT INTO usage_records ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_INSERT = f"INSERT INTO usage_records ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 
 # The relay's names for a record's columns.
 _ENTRY = {
@@ -208,7 +207,7 @@ def place_again(conn: sqlite3.Connection, api_key_id: str, buckets: Buckets) -> 
             continue
         insert(conn, [record])
         if raises_totals:
-            _raise_keys(conn, _sums([record], buckets))
+            _raise_keys(conn, sums_of([record], buckets))
         conn.execute("DELETE FROM usage_unplaced WHERE id = ?", (id,))
 
 
@@ -225,7 +224,7 @@ def store(conn: sqlite3.Connection, records: Sequence[UsageRecord], buckets: Buc
         insert(conn, [r for r in records if r.api_key_id in known])
         unknown = [(r.api_key_id, as_entry(r)) for r in records if r.api_key_id not in known]
         keep_unplaced(conn, unknown, raises_totals=True)
-    sums = _sums(records, buckets)
+    sums = sums_of(records, buckets)
     _raise_keys(conn, sums)
     _raise_accounts(conn, sums)
     _raise_stats(conn, sums)
@@ -240,7 +239,7 @@ def _known_keys(conn: sqlite3.Connection, ids: set[str]) -> set[str]:
 _Sums = dict[tuple[str, "str | None", str, tuple[str, str, str]], list[Any]]
 
 
-def _sums(records: Sequence[UsageRecord], buckets: Buckets) -> _Sums:
+def sums_of(records: Sequence[UsageRecord], buckets: Buckets) -> _Sums:
     sums: _Sums = {}
     of = buckets.of
     for r in records:
@@ -257,7 +256,7 @@ def _sums(records: Sequence[UsageRecord], buckets: Buckets) -> _Sums:
     return sums
 
 
-def _by(sums: _Sums, group: Any) -> dict[Any, list[Any]]:
+def grouped(sums: _Sums, group: Any) -> dict[Any, list[Any]]:
     """The sums of coarser groups; those that `group` gives None for are left out."""
     coarse: dict[Any, list[Any]] = {}
     for key, values in sums.items():
@@ -281,7 +280,7 @@ def _raise_keys(conn: sqlite3.Connection, sums: _Sums) -> None:
         " WHERE id = ?",
         [
             (n, i + o, i, o, c, r, cost, id)
-            for id, (n, i, o, c, r, cost) in _by(sums, lambda group: group[0]).items()
+            for id, (n, i, o, c, r, cost) in grouped(sums, lambda group: group[0]).items()
         ],
     )
 
@@ -294,7 +293,7 @@ def _raise_accounts(conn: sqlite3.Connection, sums: _Sums) -> None:
         " WHERE id = ?",
         [
             (n, i + o, i, o, cost, id)
-            for id, (n, i, o, _, _, cost) in _by(sums, lambda group: group[1]).items()
+            for id, (n, i, o, _, _, cost) in grouped(sums, lambda group: group[1]).items()
         ],
     )
 
@@ -322,133 +321,6 @@ def _raise_stats(conn: sqlite3.Connection, sums: _Sums) -> None:
 
             rows += [
                 (scope, id, period, start, model, n, i, o, c, r, i + o + c + r, cost)
-                for (id, start, model), (n, i, o, c, r, cost) in _by(sums, group).items()
+                for (id, start, model), (n, i, o, c, r, cost) in grouped(sums, group).items()
             ]
     conn.executemany(RAISE_STATS, rows)
-
-
-# Looking at them.
-
-
-def records(
-    conn: sqlite3.Connection,
-    wanted: Mapping[str, Any],
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
-    after: int | None,
-) -> list[UsageRecord]:
-    """The newest records that match, newest first; `after` is the last one of the page before."""
-    terms = {f"{column} = ?": value for column, value in wanted.items() if value is not None}
-    if since is not None:
-        terms["timestamp >= ?"] = utc_text(since)
-    if until is not None:
-        terms["timestamp < ?"] = utc_text(until)
-    where = " AND ".join(terms) or "1"
-    values: list[Any] = list(terms.values())
-    if after is not None:
-        where += " AND (timestamp, id) < ((SELECT timestamp FROM usage_records WHERE id = ?), ?)"
-        values += [after, after]
-    query = (
-        f"SELECT {_COLUMNS}, extra, id FROM usage_records"  # noqa: S608
-        f" LEFT JOIN usage_extra ON usage_id = id WHERE {where}"
-        " ORDER BY timestamp DESC, id DESC LIMIT ?"
-    )
-    return [_of_row(row) for row in conn.execute(query, (*values, limit))]
-
-
-def _of_row(row: tuple[Any, ...]) -> UsageRecord:
-    api_key_id, account_id, timestamp, model, *rest = row
-    rest[8] = None if rest[8] is None else orjson.loads(rest[8])
-    return UsageRecord(api_key_id, model, timestamp, account_id, *rest)
-
-
-def totals(
-    conn: sqlite3.Connection,
-    by: Period,
-    wanted: Mapping[str, Any],
-    since: datetime | None,
-    until: datetime | None,
-    buckets: Buckets,
-) -> list[UsageTotals]:
-    """Sums by period, oldest first, of the periods that begin in a time range.
-
-    From the sums that are kept, whose records may be gone; an API key and an account together are
-    summed from the records, for no such sums are kept.
-    """
-    if wanted["api_key_id"] is not None and wanted["account_id"] is not None:
-        return _summed_records(conn, by, wanted, since, until, buckets)
-    scope = "key" if wanted["account_id"] is None else "account"
-    terms = {
-        "scope = ?": scope,
-        "period = ?": by,
-        "id = ?": wanted["api_key_id"] or wanted["account_id"],
-        "model = ?": wanted["model"],
-        "start >= ?": since and buckets.name(since, by),
-        "start < ?": until and buckets.name(until, by),
-    }
-    terms = {term: value for term, value in terms.items() if value is not None}
-    query = (
-        "SELECT start, sum(requests), sum(input_tokens), sum(output_tokens),"  # noqa: S608
-        " sum(cache_create_tokens), sum(cache_read_tokens), sum(all_tokens), sum(cost)"
-        f" FROM usage_stats WHERE {' AND '.join(terms)} GROUP BY start ORDER BY start"
-    )
-    return [UsageTotals(*row) for row in conn.execute(query, tuple(terms.values()))]
-
-
-def _summed_records(
-    conn: sqlite3.Connection,
-    by: Period,
-    wanted: Mapping[str, Any],
-    since: datetime | None,
-    until: datetime | None,
-    buckets: Buckets,
-) -> list[UsageTotals]:
-    found = records(conn, wanted, since, until, -1, None)
-    position = PERIODS.index(by)
-    sums = _by(_sums(found, buckets), lambda group: group[3][position])
-    return [
-        UsageTotals(start, n, i, o, c, r, i + o + c + r, cost)
-        for start, (n, i, o, c, r, cost) in sorted(sums.items())
-    ]
-
-
-def purge(conn: sqlite3.Connection, before: str, limit: int) -> int:
-    """Delete some of the records older than a time; how many."""
-    query = (
-        "DELETE FROM usage_records WHERE id IN"
-        " (SELECT id FROM usage_records WHERE timestamp < ? LIMIT ?)"
-    )
-    return conn.execute(query, (before, limit)).rowcount
-
-
-def count_older(conn: sqlite3.Connection, before: str) -> int:
-    """How many records `purge` would delete."""
-    query = "SELECT count(*) FROM usage_records WHERE timestamp < ?"
-    return int(conn.execute(query, (before,)).fetchone()[0])
-
-
-def to_trash(conn: sqlite3.Connection, api_key_id: str, now: int) -> None:
-    """Copy an API key's records into the trash; deleting the key deletes them."""
-    conn.execute(
-        f"INSERT INTO trash_usage (removed_at, id, {_COLUMNS}, created_at, extra)"  # noqa: S608
-        f" SELECT ?, id, {_COLUMNS}, created_at, extra FROM usage_records"
-        " LEFT JOIN usage_extra ON usage_id = id WHERE api_key_id = ?",
-        (now, api_key_id),
-    )
-
-
-def from_trash(conn: sqlite3.Connection, api_key_id: str) -> None:
-    """Bring an API key's records back, under the ids they had."""
-    both = f"id, {_COLUMNS}, created_at"
-    conn.execute(
-        f"INSERT INTO usage_records ({both})"  # noqa: S608
-        f" SELECT {both} FROM trash_usage WHERE api_key_id = ?",
-        (api_key_id,),
-    )
-    conn.execute(
-        "INSERT INTO usage_extra (usage_id, extra) SELECT id, extra FROM trash_usage"
-        " WHERE api_key_id = ? AND extra IS NOT NULL",
-        (api_key_id,),
-    )
-    conn.execute("DELETE FROM trash_usage WHERE api_key_id = ?", (api_key_id,))

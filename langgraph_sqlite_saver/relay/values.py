@@ -17,7 +17,6 @@ Flat = list[bytes]
 # A member and its value, as they lie in redis_members.
 Member = tuple[bytes, "bytes | None"]
 
-TYPES = ("string", "hash", "list", "set", "zset", "stream")
 _ID = struct.Struct(">QQ")
 
 
