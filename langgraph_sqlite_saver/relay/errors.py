@@ -22,3 +22,11 @@ class SqliteDisabledError(StorageError):
 
 class UsageNotStoredError(StorageError):
     """Usage records wait in memory because SQLite refuses them; the cause says why."""
+
+
+def where(error: BaseException) -> str:
+    """The function in which an error came up; its text may hold what a key holds."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_name if trace is not None else "?"

@@ -20,6 +20,7 @@ from redis.cluster import RedisCluster
 from ..database import StorageError
 from . import keys, layout, outbox, server, trash
 from .asking import REDIS_ERRORS, Ask, ask
+from .errors import where
 from .keys import Row
 from .mirror import BATCH, JITTER
 from .restoring import Restored, Restorer
@@ -124,7 +125,7 @@ class Follower:
                 stop.wait(_PATIENCE)
             except Exception as error:  # of one key, most likely: the others go on
                 self._hang_up()
-                self._say(f"waiting: {type(error).__name__} in {_where(error)}")
+                self._say(f"waiting: {type(error).__name__} in {where(error)}")
                 stop.wait(_PATIENCE)
         with suppress(_SourceChanged, StorageError):
             self._take_changed()
@@ -399,11 +400,3 @@ def _flags(reply: Any) -> str:
     values = list(reply.values()) if isinstance(reply, dict) else list(reply)[1:]
     value = values[0] if values else b""
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _where(error: BaseException) -> str:
-    """The function in which an error came up; its text may hold what a key holds."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_code.co_name if trace is not None else "?"

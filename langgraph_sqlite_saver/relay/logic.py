@@ -11,13 +11,14 @@ from contextlib import suppress
 from typing import Any
 
 from ..database import Database, StorageError
-from . import layout, outbox, records
+from . import layout, outbox, records, saving
 from .asking import Ask, ask
 from .errors import RedisUnavailableError
 from .layout import Place, raw, text
 from .outbox import Change
 from .projection import fields_of
-from .records import Record, Saved
+from .records import Record
+from .saving import Saved
 from .server import Clients
 from .times import Buckets
 from .values import Value
@@ -132,14 +133,14 @@ class Logic:
         """Store a record, here and then in Redis."""
         finished = self.health.finished
         saved = self._database.write(
-            records.save, record, expires_at, actor, self._buckets, finished
+            saving.save, record, expires_at, actor, self._buckets, finished
         )
         self.health.swept(finished)
         self.tell(saved, strict)
 
     def delete(self, place: Place, key: bytes, actor: str, strict: bool | None) -> bool:
         """Delete a record, here and then in Redis; whether it was there."""
-        known, saved = self._database.write(records.delete, place, key, actor)
+        known, saved = self._database.write(saving.delete, place, key, actor)
         self.tell(saved, strict)
         return known
 
@@ -171,13 +172,13 @@ class Logic:
                     return str(id)
             except RedisUnavailableError as error:
                 self.health.went_down(error)
-        return self._database.read(records.id_of_hash, hashed)
+        return self._database.read(saving.id_of_hash, hashed)
 
     def _from_sqlite(self, place: Place, key: bytes) -> dict[str, Any] | None:
-        found = self._database.read(records.fields, place, key)
+        found = self._database.read(saving.fields, place, key)
         if found is not None and self.health.may_answer and self._is_first_to_miss(key):
             with suppress(StorageError):  # the record is here all the same
-                saved = self._database.write(records.put_back, place, key)
+                saved = self._database.write(saving.put_back, place, key)
                 if saved is not None:
                     self.tell(saved, strict=False)
         return found

@@ -80,7 +80,7 @@ class RedisOnly:
         return records.memberships(known, indexed)
 
     def _keeps_indexes(self, place: Place) -> bool:
-        """As `records.keeps_indexes`."""
+        """As `saving.keeps_indexes`."""
         asked = [layout.INDEX_VERSION, b"system:migrated:version", layout.HASH_MAP]
         if place.family == "account":
             asked.append(ACCOUNT_TYPES[place.account_type].index)

@@ -257,7 +257,8 @@ class Restorer:
         seen: Current = self._database.read(_to_write, page, mode, may_be_older)
         replies = ask(self._clients.once, Ask(seen.commands))
         if mode == "total":
-            there = {c[3] for c, reply in zip(seen.commands, replies, strict=True) if reply == 0}
+            told = zip(seen.commands, replies, strict=True)
+            there = {command[3] for command, reply in told if command[0] == "EVAL" and reply == 0}
             self._add([s for s in seen.states if _is_counter_of(s, there)], turn)
         moved = self._database.read(outbox.moved, seen)
         if moved is not None:  # a save came in between

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -33,6 +34,7 @@ from . import (
     outbox,
     records,
     redis_only,
+    saving,
     server,
     settings,
     trash,
@@ -41,7 +43,7 @@ from . import (
 from .audit import AuditEntry
 from .batching import UsageQueue
 from .comparing import Comparison, Difference
-from .errors import RedisUnavailableError, SqliteDisabledError
+from .errors import RedisUnavailableError, SqliteDisabledError, where
 from .logic import Health, Logic
 from .mirror import Mirror, Taken
 from .redis_only import RedisOnly
@@ -59,6 +61,8 @@ API_KEY_TTL = timedelta(days=365)
 # How often the store looks whether Redis is still the one it was, in seconds.
 _WATCH = 1.0
 _PURGED_AT_ONCE = 5000
+
+_log = logging.getLogger(__name__)
 _AGAIN = 3
 
 
@@ -275,10 +279,16 @@ class RelayStore:
 
     def _knows(self, about: server.ServerInfo) -> bool:
         """Whether this is the Redis that was seen last, with what it had."""
-        if about.keys == 0 and self.database.read(keys.count):
+        if about.keys == 0 and self._lacks_all():
             return False
         noted = [self.database.read(keys.state, name) for name in ("identity", "flushes")]
         return noted == [about.identity, str(about.flushes)]
+
+    def _lacks_all(self) -> bool:
+        """Whether Redis is empty and should not be; it may be a save that it is just told of."""
+        if self.database.read(outbox.count) or not self.database.read(keys.count):
+            return False
+        return server.info(self.redis).keys == 0
 
     def _tick(self) -> None:
         """What the background does from time to time."""
@@ -377,7 +387,7 @@ class RelayStore:
         self.open()
         if self._database is None:
             return redis_only.page(self.redis, prefix, after, limit)
-        return self._database.read(records.page, prefix, after, limit)
+        return self._database.read(saving.page, prefix, after, limit)
 
     def delete_api_key(self, id: str, *, actor: str = "", strict: bool | None = None) -> bool:
         """Delete an API key for good, with its usage records and counters; False if unknown."""
@@ -702,8 +712,12 @@ def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: thread
         alive = store()
         if alive is None or closed.is_set():
             return
-        with suppress(StorageError):  # the next call meets it too, and has a caller to tell
+        try:
             alive._tick()
+        except StorageError:
+            pass  # the next call meets it too, and has a caller to tell
+        except Exception as error:  # the others go on
+            _log.error("looking after Redis failed: %s in %s", type(error).__name__, where(error))
         if not alive._health.may_answer:  # it fails: not at once again
             closed.wait(_WATCH)
         del alive

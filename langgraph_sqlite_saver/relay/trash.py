@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..database import InvalidInputError
-from . import audit, history, keys, layout, outbox, projection, records
+from . import audit, history, keys, layout, outbox, projection, records, saving
 from .layout import ACCOUNT_TYPES, Place, column, raw
 from .outbox import Change
 from .projection import fields_of
-from .records import Record, Saved
+from .records import Record
+from .saving import Saved
 from .times import Buckets
 from .values import Value, pack, pack_list, unpack, unpack_list
 
@@ -194,7 +195,7 @@ def _memberships(
     conn: sqlite3.Connection, place: Place, key: bytes, value: Value, number: int
 ) -> list[Change]:
     record = Record(place, key, value, {**fields_of(place, value), "id": place.id})
-    wanted = records.memberships(record, records.keeps_indexes(conn, place))
+    wanted = records.memberships(record, saving.keeps_indexes(conn, place))
     keys.edit_members(conn, dict(wanted), number)
     return list(wanted)
 
