@@ -31,9 +31,9 @@ _THREADS = 32
 class AsyncRelayStore:
     """The awaitable face of a `RelayStore`, with its methods and arguments.
 
-    A call runs on a thread, and is carried out in full also if it is cancelled. So the store keeps
-    no loop and no connection of one: it may be used from several loops, one after another or at
-    once, and closed in any of them.
+    A call runs on a thread, and once begun is carried out in full also if it is cancelled. So the
+    store keeps no loop and no connection of one: it may be used from several loops, one after
+    another or at once, and closed in any of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -72,6 +72,7 @@ class AsyncRelayStore:
         await asyncio.shield(asyncio.create_task(asyncio.to_thread(self._close)))
 
     def _close(self) -> None:
+        self._store.begin_to_close()
         self._threads.shutdown()
         self._store.close()
 

@@ -25,6 +25,15 @@ local key, mode, kind, at, content = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local first = 5
 local commands = {string='SET', hash='HSET', list='RPUSH', set='SADD', zset='ZADD'}
 local later = {}
+local function is_newer() -- whether a record says itself that Redis has its later state
+  for i = first, #ARGV, 2 do
+    if ARGV[i] == 'updatedAt' or ARGV[i] == 'lastUsedAt' or ARGV[i] == 'lastRefreshAt' then
+      local now = redis.call('HGET', key, ARGV[i])
+      if now and now > ARGV[i + 1] then return true end
+    end
+  end
+  return false
+end
 local there = mode ~= 'replace' and redis.call('EXISTS', key) == 1
 if there and mode == 'missing' then return 0 end
 if there and (mode == 'total' or mode == 'rollback') then
@@ -68,11 +77,11 @@ if there and (mode == 'total' or mode == 'rollback') then
   end
   if kind == 'stream' then
     -- Ids only rise: what began anew goes behind what is restored.
-    if mode == 'total' then
+    if mode == 'total' or mode == 'rollback' then
       later = redis.call('XRANGE', key, '-', '+')
       redis.call('DEL', key)
     end
-  elseif mode == 'rollback' then
+  elseif mode == 'rollback' and not (content == 'record' and is_newer()) then
     mode = 'replace'
   elseif kind == 'hash' then
     for i = first, #ARGV, 2 do
@@ -125,24 +134,24 @@ if at ~= '' then redis.call('PEXPIREAT', key, at) end
 return 1
 """
 
-# Sets counters, each only if it is what it was when it was read; 0 if one is not any more.
+# Sets counters, each only if it is what it was when it was read; the names of those that are not.
 # ARGV: for each the field ('': the key is a string), its new text, what was read ('' for nothing).
 # Redis 6.2 does not survive INCRBYFLOAT in a script, so sums are made outside.
 ADD = """
-local key, settled = KEYS[1], 1
+local key, left = KEYS[1], {}
 for i = 1, #ARGV, 3 do
   local field, sum, seen = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local now
   if field == '' then now = redis.call('GET', key) else now = redis.call('HGET', key, field) end
   if (now or '') ~= seen then
-    settled = 0
+    left[#left + 1] = field
   elseif field == '' then
     redis.call('SET', key, sum, 'KEEPTTL')
   else
     redis.call('HSET', key, field, sum)
   end
 end
-return settled
+return left
 """
 
 # Raw entries: as a dict, which redis-py makes of XRANGE's reply, a field could come once only.
@@ -247,7 +256,10 @@ def _content(key: bytes, kind: str) -> str:
         return "counters"
     if kind == "string" and key.startswith((b"usage:cost:", b"usage:opus:")):
         return "sum"
-    return "records" if key.startswith(layout.RECORDS) else ""
+    if key.startswith(layout.RECORDS):
+        return "records"
+    place = layout.place(key) if kind == "hash" else None
+    return "record" if place is not None and place.family in ("api_key", "account") else ""
 
 
 def is_counter(state: KeyState) -> bool:
@@ -262,11 +274,13 @@ def read_counter(state: KeyState) -> Command:
     return read(state.value.type, state.key)
 
 
-def add(state: KeyState, there: Any, *, only_if_below: bool) -> Command | None:
+def add(
+    state: KeyState, there: Any, only: frozenset[bytes] | None, *, only_if_below: bool
+) -> Command | None:
     """The command that adds saved counts to those that are `there`; None if there is nothing to do.
 
-    A counter that has what was saved was restored just now. `only_if_below`: one that has more may
-    have been restored too, and counted since.
+    `only` these fields, where others have been added. `only_if_below`: a counter that has more may
+    have been restored, and counted since.
     """
     value = state.value
     assert value is not None
@@ -274,14 +288,12 @@ def add(state: KeyState, there: Any, *, only_if_below: bool) -> Command | None:
         seen = {b"": there}
         saved: Iterable[tuple[bytes, bytes]] = [(b"", value.data[0])]
     else:
-        flat = (
-            there.items() if isinstance(there, dict) else zip(there[::2], there[1::2], strict=True)
-        )
+        flat = there if isinstance(there, dict) else zip(there[::2], there[1::2], strict=True)
         seen, saved = dict(flat), value.pairs()
     wanted: list[bytes] = []
     for field, count in saved:
         total = _sum(count, seen.get(field), only_if_below)
-        if total is not None:
+        if total is not None and (only is None or field in only):
             wanted += [field, total, seen.get(field) or b""]
     return ("EVAL", ADD, 1, state.key, *wanted) if wanted else None
 
@@ -290,8 +302,6 @@ def _sum(saved: bytes, now: bytes | None, only_if_below: bool) -> bytes | None:
     """The text of a count that began anew and what it had come to before; None: it is right."""
     if now is None:
         return saved
-    if now == saved:
-        return None
     try:
         one, other = Decimal(now.decode()), Decimal(saved.decode())
     except (InvalidOperation, UnicodeDecodeError):

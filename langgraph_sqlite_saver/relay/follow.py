@@ -102,7 +102,7 @@ class Follower:
         self._pubsub: Any = None
         self._listener: redis.Redis | None = None
         self._lost = False
-        self._said = ""
+        self._said, self._said_until = "", 0.0
         self._next_pass = 0.0
         self._next_look = 0.0
         self._next_beat = 0.0
@@ -151,6 +151,8 @@ class Follower:
             self._check_source()
         if now >= self._next_beat:
             self._beat()
+            if self._restores and self._store.database.read(outbox.count):
+                self._store.drain()  # what a process that died has left
         if now >= self._next_upkeep:
             self._next_upkeep = now + _UPKEEP
             self._store.database.write(trash.empty)
@@ -199,8 +201,8 @@ class Follower:
             self._say(f"{missing}; nothing is taken over until it is restored: relay restore-redis")
             self._stop.wait(_LOOK if self._stop.is_set() else 10 * _LOOK)
             raise _SourceChanged
-        self._report(f"{missing}: restoring")
-        self._restorer.restore(may_be_older=not self._about.appends)
+        self._say(f"{missing}: restoring")
+        self._restorer.restore(may_be_older=not self._about.appends, mirrored=True)
         self._report("restored")
 
     def _check_source(self) -> None:
@@ -380,9 +382,8 @@ class Follower:
     def _say(self, line: str) -> None:
         """Report something that lasts: at once, and then once a minute."""
         now = time.monotonic()
-        if line != self._said or now >= self._next_report:
-            self._said = line
-            self._next_report = now + _REPORT
+        if line != self._said or now >= self._said_until:
+            self._said, self._said_until = line, now + _REPORT
             self._report(line)
 
     def _hang_up(self) -> None:

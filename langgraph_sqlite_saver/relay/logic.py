@@ -40,6 +40,10 @@ class Health:
         self._finished: set[int] = set()
         self.wake = threading.Event()
 
+    def renew(self) -> None:
+        """In a child process."""
+        self._mutex = threading.Lock()
+
     @property
     def is_down(self) -> bool:
         """Whether asking it now would most likely be waiting in vain."""

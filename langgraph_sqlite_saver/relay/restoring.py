@@ -26,7 +26,7 @@ _LEASE = 30_000
 # How often to look whether another process's turn is over, in seconds.
 _POLL = 0.1
 # How often to add to a counter that keeps rising meanwhile.
-_TRIES = 10
+_TRIES = 100
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Restored:
         records = self.api_keys + self.accounts
         if self.keys > self.present if not records else not self._records_present:
             self.loss = "total"
-        elif went_back:
+        elif went_back or records > self._records_present:
             self.loss = "rollback"
         elif self.keys:
             self.loss = "missing"
@@ -196,6 +196,7 @@ class Restorer:
         *,
         dry_run: bool = False,
         may_be_older: bool = False,
+        mirrored: bool = False,
         progress: Progress | None = None,
     ) -> Restored:
         """Write what is missing, and what counters and lists have lost; say what that was.
@@ -203,6 +204,7 @@ class Restorer:
         Keys that are deleted here are removed there, and the marks by which a relay remembers that
         it found no accounts. It can be interrupted and done again, and waits while another process
         is at it. `may_be_older`: Redis was started from a copy, and what was saved here is newer.
+        `mirrored`: so is everything, for a follower kept it up to the loss.
         """
         if dry_run:
             return self.assess()
@@ -212,25 +214,32 @@ class Restorer:
             assessed = self.assess(turn)
             turn = replace(turn, loss=turn.loss or assessed.loss)
             assessed.loss = turn.loss
-            self._write_all(turn, may_be_older, assessed.keys + assessed.present, progress)
+            self._write_all(
+                turn, _Newer(may_be_older, mirrored), assessed.keys + assessed.present, progress
+            )
             done = True
         finally:
             self._database.write(_end, turn.owner, done=done)
         return assessed
 
     def _take_turn(self) -> _Turn:
-        about = server.info(self._clients.raw)
         owner = secrets.token_hex(8)
         while True:
-            turn = self._database.write(_claim, f"{about.identity}/{about.flushes}", owner)
+            turn = self._database.write(_claim, self._source(), owner)
             if turn is not None:
                 self._clients.renew()
                 return turn
             self._check_stopping()
             time.sleep(_POLL)
 
+    def _source(self) -> str:
+        about = server.info(self._clients.raw)
+        return f"{about.identity}/{about.flushes}"
+
     def _keep(self, turn: _Turn) -> None:
         self._check_stopping()
+        if self._source() != turn.source:
+            raise StorageError("Redis was restarted or emptied again: the next restore begins anew")
         if not self._database.write(_hold, turn):
             raise StorageError("another process took the restore over")
 
@@ -238,13 +247,11 @@ class Restorer:
         if self._stopping():
             raise StorageError("the restore was stopped; the next one goes on with it")
 
-    def _write_all(
-        self, turn: _Turn, may_be_older: bool, total: int, progress: Progress | None
-    ) -> None:
+    def _write_all(self, turn: _Turn, newer: _Newer, total: int, progress: Progress | None) -> None:
         done = 0
         for page in self._pages():
             self._keep(turn)
-            self._write(page, turn, may_be_older)
+            self._write(page, turn, newer)
             turn = turn.past(page)
             done += len(page)
             if progress is not None:
@@ -252,39 +259,43 @@ class Restorer:
         self.bury()
         ask(self._clients.raw, Ask([("DEL", mark) for mark in layout.EMPTY_MARKS]))
 
-    def _write(self, page: Sequence[Row], turn: _Turn, may_be_older: bool) -> None:
+    def _write(self, page: Sequence[Row], turn: _Turn, newer: _Newer) -> None:
         mode = turn.mode_of(page)
-        seen: Current = self._database.read(_to_write, page, mode, may_be_older)
+        seen: Current = self._database.read(_to_write, page, mode, newer)
         replies = ask(self._clients.once, Ask(seen.commands))
         if mode == "total":
             told = zip(seen.commands, replies, strict=True)
             there = {command[3] for command, reply in told if command[0] == "EVAL" and reply == 0}
             self._add([s for s in seen.states if _is_counter_of(s, there)], turn)
-        moved = self._database.read(outbox.moved, seen)
-        if moved is not None:  # a save came in between
-            self._logic.bring(moved.changes)
+        while moved := self._database.read(_moved, seen):  # a save came in between
+            self._logic.bring(tuple(moved))
+            seen = self._database.read(_seen_again, seen)
 
-    def _add(self, left: Sequence[KeyState], turn: _Turn) -> None:
+    def _add(self, states: Sequence[KeyState], turn: _Turn) -> None:
         """Add old counts to those that began anew.
 
         Each is added only if Redis still has what was read a moment ago, so that a command that is
         carried out late, or twice, adds nothing twice.
         """
+        left: list[tuple[KeyState, frozenset[bytes] | None]] = [(s, None) for s in states]
         for _ in range(_TRIES):
             if not left:
                 return
-            there = ask(self._clients.raw, Ask([commands.read_counter(s) for s in left]))
+            asked = [commands.read_counter(state) for state, _ in left]
+            there = ask(self._clients.raw, Ask(asked, tolerant=True))
             wanted = [
-                commands.add(state, reply, only_if_below=turn.resumed)
-                for state, reply in zip(left, there, strict=True)
+                (state, commands.add(state, reply, only, only_if_below=turn.resumed))
+                for (state, only), reply in zip(left, there, strict=True)
+                if not isinstance(reply, Exception)  # a key of another type
             ]
-            asked = [command for command in wanted if command is not None]
-            again = iter(ask(self._clients.once, Ask(asked)) if asked else ())
+            told = [(state, command) for state, command in wanted if command is not None]
+            replies = ask(self._clients.once, Ask([c for _, c in told])) if told else ()
             left = [
-                state
-                for state, command in zip(left, wanted, strict=True)
-                if command is not None and next(again) == 0
+                (state, frozenset(names))
+                for (state, _), names in zip(told, replies, strict=True)
+                if names
             ]
+        raise StorageError("counters in Redis rise faster than old counts can be added: call again")
 
     def bury(self) -> None:
         """Remove from Redis what was deleted here."""
@@ -329,7 +340,7 @@ def _marks(conn: sqlite3.Connection, page: Sequence[Row]) -> list[tuple[bytes, b
 _MARKS = {
     "key_totals": (b"totalRequests",),
     "api_key": (b"updatedAt", b"lastUsedAt"),
-    "account": (b"updatedAt", b"lastUsedAt"),
+    "account": (b"updatedAt", b"lastUsedAt", b"lastRefreshAt"),
 }
 
 
@@ -346,20 +357,70 @@ def _is_counter_of(state: object, names: set[bytes]) -> TypeGuard[KeyState]:
     return isinstance(state, KeyState) and state.key in names and commands.is_counter(state)
 
 
-def _to_write(
-    conn: sqlite3.Connection, page: Sequence[Row], mode: Mode, may_be_older: bool
-) -> Current:
-    """The commands for a page: an index gets what it lacks."""
+@dataclass(frozen=True)
+class _Newer:
+    """What of SQLite is newer than a Redis that was started from a copy."""
+
+    saved_here: bool
+    everything: bool
+
+
+def _to_write(conn: sqlite3.Connection, page: Sequence[Row], mode: Mode, newer: _Newer) -> Current:
+    """The commands for a page."""
     changes: list[Change] = []
     states: list[object] = []
     found: list[Command] = []
     for row, state in zip(page, keys.states(conn, [row.key for row in page]), strict=True):
         changes.append((row.key, None))
         states.append(state)
-        how: Mode = mode
-        if mode == "missing" and layout.is_index(row.key):
-            how = "total"
-        elif may_be_older and row.written_here and not layout.is_index(row.key):
-            how = "replace"
-        found += commands.write(state, how)
+        found += commands.write(state, _how(row, state, mode, newer))
     return Current(keys.revision(conn), tuple(changes), tuple(states), tuple(found))
+
+
+def _how(row: Row, state: KeyState, mode: Mode, newer: _Newer) -> Mode:
+    """How one key is brought together: an index gets what it lacks."""
+    if layout.is_index(row.key):
+        return mode if mode == "rollback" and newer.everything else "total"
+    if newer.saved_here and row.written_here:
+        return "replace"
+    if mode == "rollback" and not (newer.everything or _tells_its_age(row, state)):
+        return "missing"
+    return mode
+
+
+def _tells_its_age(row: Row, state: KeyState) -> bool:
+    """Whether what is there can be told older or newer by itself."""
+    return row.type in ("list", "stream") or commands.is_counter(state) or _is_record(row.key)
+
+
+def _moved(conn: sqlite3.Connection, seen: Current) -> list[Change]:
+    """What has to be brought to Redis, for it was saved or deleted here meanwhile."""
+    if keys.revision(conn) == seen.revision:
+        return []
+    names = [key for key, _ in seen.changes]
+    found: list[Change] = []
+    for old, new in zip(seen.states, keys.states(conn, names), strict=True):
+        if old == new or not isinstance(old, KeyState):
+            continue
+        if layout.is_index(new.key):
+            found += _members_that_moved(old, new)
+        elif new.value is None or _is_saved_here(conn, new.key):
+            found.append((new.key, None))
+    return found
+
+
+def _members_that_moved(old: KeyState, new: KeyState) -> list[Change]:
+    before = set(old.value.members()) if old.value is not None else set()
+    after = set(new.value.members()) if new.value is not None else set()
+    return [(new.key, name) for name in {member[0] for member in before ^ after}]
+
+
+def _is_saved_here(conn: sqlite3.Connection, key: bytes) -> bool:
+    row = keys.row(conn, key)
+    return row is not None and bool(row.written_here)
+
+
+def _seen_again(conn: sqlite3.Connection, seen: Current) -> Current:
+    """The same keys as they are now."""
+    names = [key for key, _ in seen.changes]
+    return replace(seen, revision=keys.revision(conn), states=tuple(keys.states(conn, names)))

@@ -107,6 +107,10 @@ class Clients:
                 self._made[as_text, retries] = client
             return self._made[as_text, retries]
 
+    def renew_lock(self) -> None:
+        """In a child process."""
+        self._mutex = threading.Lock()
+
     def renew(self) -> None:
         """Have `once` connect anew: what lay idle may be broken, and it does not try again."""
         client = self._made.pop((False, 0), None)

@@ -66,6 +66,18 @@ _log = logging.getLogger(__name__)
 _AGAIN = 3
 
 
+_stores: weakref.WeakSet[RelayStore] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class RelayStore:
     """Keeps a relay's data in SQLite and in Redis, so that losing Redis loses nothing.
 
@@ -150,6 +162,13 @@ class RelayStore:
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         atexit.register(_flush_at_exit, weakref.ref(self._queue))
+        _stores.add(self)
+
+    def _after_fork(self) -> None:
+        """In a child process: threads that held these are not here."""
+        self._opening = threading.Lock()
+        self._health.renew()
+        self._clients.renew_lock()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
@@ -229,13 +248,19 @@ class RelayStore:
         """Whether calls are refused."""
         return self._closed.is_set()
 
+    def begin_to_close(self) -> None:
+        """Refuse calls that have not begun, and have a restore give up."""
+        self._closed.set()
+        self._health.wake.set()
+
     def close(self) -> None:
         """Store what usage waits, and close the file and the connections.
 
         Raises UsageNotStoredError for usage that SQLite refused.
         """
-        self._closed.set()
-        self._health.wake.set()
+        self.begin_to_close()
+        with self._opening:  # whoever opens it gives up, and lets others restore
+            pass
         try:
             self._queue.close()
         finally:
@@ -259,11 +284,12 @@ class RelayStore:
         """Bring Redis up to date, and all of it if it is not the one it was."""
         try:
             about = server.info(self.redis)
-            self._logic.drain(everything=True)
-            self._drained = True
+            # In this order: one record that is brought there makes a loss look smaller.
             if not self._knows(about):
                 self._bring_together(about)
                 self.note_source(about)
+            self._logic.drain(everything=True)
+            self._drained = True
             self._health.is_the_one_it_was()
             self._health.came_back()
         except RedisUnavailableError as error:
