@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import redis
+import redis.asyncio
 
 from benchmarks.benchmark import Benchmark, Measure, Measurement, Metric, Scale, at_most
 from benchmarks.contestants import OURS_NORMAL, Contestant
@@ -63,9 +64,8 @@ def _read(store: RelayStore, server: Server, ids: Sequence[str]) -> Measurement:
 
 
 async def _read_async(path: Path, server: Server, ids: Sequence[str]) -> Measurement:
-    async with AsyncRelayStore(path, server.url) as store:
-        client = store.redis
-        assert client is not None
+    client = redis.asyncio.Redis.from_url(server.url, protocol=2, socket_timeout=5.0)
+    async with AsyncRelayStore(path, server.url) as store, client:
         calls = [
             [partial(store.get_api_key, id) for id in ids],
             [partial(client.hgetall, f"apikey:{id}") for id in ids],
