@@ -99,6 +99,7 @@ class Follower:
         self._gathering_since = 0.0
         self._gather = _GATHER
         self._set_aside: set[bytes] = set()
+        self._evicted_before = 0
         self._pubsub: Any = None
         self._listener: redis.Redis | None = None
         self._lost = False
@@ -361,8 +362,6 @@ class Follower:
             for row, there in zip(page, found, strict=True)
             if there.value is None
         ]
-
-    _evicted_before = 0
 
     def _was_evicting(self) -> bool:
         """Whether Redis may have evicted a key since it was last come across."""

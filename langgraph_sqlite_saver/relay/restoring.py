@@ -13,6 +13,7 @@ from ..database import Database, StorageError
 from . import commands, keys, layout, outbox, server
 from .asking import Ask, ask
 from .commands import Command, KeyState, Mode
+from .errors import RedisUnavailableError
 from .keys import Row
 from .logic import Logic
 from .outbox import Change, Current
@@ -133,6 +134,11 @@ def _is_mine(conn: sqlite3.Connection, owner: str) -> bool:
     return len(note) == 5 and note[1] == owner
 
 
+def _to_be_done_again(why: str) -> RedisUnavailableError:
+    """No reason to refuse anybody the store: SQLite answers until a restore comes to its end."""
+    return RedisUnavailableError(f"{why}: restore again", answered=True)
+
+
 class Restorer:
     """Compares what SQLite holds with what Redis has, and writes what is missing there.
 
@@ -239,9 +245,9 @@ class Restorer:
     def _keep(self, turn: _Turn) -> None:
         self._check_stopping()
         if self._source() != turn.source:
-            raise StorageError("Redis was restarted or emptied again: the next restore begins anew")
+            raise _to_be_done_again("Redis was restarted or emptied again")
         if not self._database.write(_hold, turn):
-            raise StorageError("another process took the restore over")
+            raise _to_be_done_again("another process took the restore over")
 
     def _check_stopping(self) -> None:
         if self._stopping():
@@ -295,7 +301,7 @@ class Restorer:
                 for (state, _), names in zip(told, replies, strict=True)
                 if names
             ]
-        raise StorageError("counters in Redis rise faster than old counts can be added: call again")
+        raise _to_be_done_again("counters in Redis rise faster than old counts can be added")
 
     def bury(self) -> None:
         """Remove from Redis what was deleted here."""

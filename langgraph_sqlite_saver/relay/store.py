@@ -74,6 +74,15 @@ def _after_fork() -> None:
         store._after_fork()
 
 
+@atexit.register
+def _at_exit() -> None:
+    for store in list(_stores):
+        try:
+            store._queue.close()
+        except StorageError as error:
+            _log.error("%s", error)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -161,7 +170,6 @@ class RelayStore:
         self._drained = False
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
-        atexit.register(_flush_at_exit, weakref.ref(self._queue))
         _stores.add(self)
 
     def _after_fork(self) -> None:
@@ -747,9 +755,3 @@ def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: thread
         if not alive._health.may_answer:  # it fails: not at once again
             closed.wait(_WATCH)
         del alive
-
-
-def _flush_at_exit(queue: weakref.ref[UsageQueue]) -> None:
-    alive = queue()
-    if alive is not None:
-        alive.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from langgraph_sqlite_saver.relay import RelayStore
+from langgraph_sqlite_saver.relay.restoring import Restorer
 
 from .sample import SAMPLE, differences, dump, load
 from .servers import Server, until
@@ -58,6 +59,31 @@ def test_emptied_redis_is_restored_in_the_background(
         any_fresh_server.start()
     else:
         client.flushall()
+    until(lambda: client.dbsize() == len(before), "the restore")
+    assert differences(before, dump(client)) == []
+
+
+def test_redis_that_is_emptied_during_the_restore_does_not_keep_a_store_from_opening(
+    imported: Face,
+    open_store: Callable[..., Face],
+    loaded: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is restored in the background then."""
+    client = loaded.client()
+    before = lasting(dump(client))
+    imported.shut()
+    client.flushall()
+    write = Restorer._write
+
+    def emptied(*args: Any) -> None:
+        monkeypatch.undo()
+        write(*args)
+        client.flushall()
+
+    monkeypatch.setattr(Restorer, "_write", emptied)
+    store = open_store(loaded)
+    assert store.get_api_key(ID) is not None
     until(lambda: client.dbsize() == len(before), "the restore")
     assert differences(before, dump(client)) == []
 
