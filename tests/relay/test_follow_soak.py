@@ -100,7 +100,7 @@ def test_restore_that_is_killed_counts_once(
     start_following(redis_server).begun().stop()
     expected, cost = requests(client), float(client.get(COST))
     for _ in range(ROUNDS):
-        size = client.dbsize()
+        size = len(stored(path))  # Redis has short-lived keys too, which do not come back
         with client.pipeline(transaction=True) as pipe:
             pipe.flushall()
             pipe.hincrby(TOTAL, "totalRequests", 1)
