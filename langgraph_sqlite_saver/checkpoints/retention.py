@@ -93,6 +93,10 @@ def _adopt_children(conn: Connection, thread_id: str, ns: str, doomed: Sequence[
 # --- prune
 
 
+# The largest int that SQLite takes.
+_LARGEST = 2**63 - 1
+
+
 def checked_keep(strategy: str, keep_last: int | None) -> int:
     """How many checkpoints a strategy keeps for each namespace; 0 deletes the thread."""
     if strategy not in ("keep_latest", "delete"):
@@ -106,7 +110,7 @@ def checked_keep(strategy: str, keep_last: int | None) -> int:
         return 0
     if keep == 0:
         raise InvalidInputError("keep_last must be 1 or more; strategy='delete' keeps nothing")
-    return keep or 1
+    return min(keep or 1, _LARGEST)
 
 
 def prune(conn: Connection, encoder: Encoder, thread_id: str, keep: int) -> None:

@@ -430,7 +430,7 @@ WHERE thread_id = ? GROUP BY checkpoint_ns
 """
 
 SELECT_TS = """
-SELECT json_extract(checkpoint, '$.ts') FROM checkpoints
+SELECT CASE WHEN json_valid(checkpoint) THEN json_extract(checkpoint, '$.ts') END FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 

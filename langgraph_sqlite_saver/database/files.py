@@ -41,7 +41,7 @@ StrPath = Union[str, "os.PathLike[str]"]
 
 @dataclass(frozen=True)
 class Location:
-    """Where a database lives: a file (an absolute path), or memory (no path)."""
+    """Where a database lives: a file (its path without links, as SQLite has it), or memory."""
 
     name: str
     path: str | None
@@ -63,7 +63,7 @@ class Location:
             return cls._of_uri(text)
         if text in ("", ":memory:"):
             return cls(text or "a temporary database", None)
-        return cls(text, str(Path(text).absolute()))
+        return cls(text, os.path.realpath(text))
 
     @classmethod
     def _of_uri(cls, uri: str) -> Location:
@@ -78,7 +78,7 @@ class Location:
         read_only = options.get("mode") == "ro" or options.get("immutable") == "1"
         kept = tuple((k, v) for k, v in query if k not in ("mode", "cache"))
         must_exist = options.get("mode") == "rw"
-        path = str(Path(url2pathname(parts.path)).absolute())
+        path = os.path.realpath(url2pathname(parts.path))
         return cls(uri, path, kept, read_only, must_exist)
 
     @property

@@ -17,6 +17,7 @@ from .helpers import (
     chain,
     count,
     dump,
+    execute,
     get,
     id_of,
     numbers,
@@ -282,7 +283,9 @@ def test_a_value_from_an_old_checkpoint_stays(saver: Any, database_path: Path) -
     assert count(database_path, "checkpoint_blobs") == 2
 
 
-@pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [5, 4]), (4, [5, 4, 3, 2]), (9, None)])
+@pytest.mark.parametrize(
+    ("keep", "left"), [(1, [5]), (2, [5, 4]), (4, [5, 4, 3, 2]), (9, None), (10**20, None)]
+)
 def test_keep_last_keeps_that_many_of_each_namespace(saver: Any, keep: int, left: Any) -> None:
     """Those kept keep their parents among them."""
     for ns in ("", "child"):
@@ -448,6 +451,15 @@ def test_threads_expire_by_their_newest_checkpoint(
         assert list(of_many_ages.expire(older_than)) == gone
     left = {each.config["configurable"]["thread_id"] for each in of_many_ages.list(None)}
     assert left == {"2020", "2022", "now", "timeless"} - set(gone)
+
+
+def test_a_damaged_thread_keeps_no_other_from_expiring(
+    of_many_ages: Any, database_path: Path
+) -> None:
+    """When it was made nobody knows: it stays."""
+    execute(database_path, "UPDATE checkpoints SET checkpoint = '{' WHERE thread_id = 'now'")
+    assert list(of_many_ages.expire(timedelta(days=365))) == ["2020", "2022"]
+    of_many_ages.delete_thread("now")
 
 
 @pytest.mark.parametrize("older_than", [7, "2020-01-01", None, timedelta.max, datetime.min])

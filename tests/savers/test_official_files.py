@@ -112,6 +112,20 @@ def test_an_official_file_is_refused_and_not_a_byte_changed(kind: Any, official:
 
 
 @pytest.mark.parametrize("kind", [SqliteSaver, AsyncSqliteSaver])
+def test_it_is_known_through_a_link(
+    kind: Any, official: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also where all of it is still in the -wal, which lies beside the file and not the link."""
+    link = tmp_path_factory.mktemp("link") / "agent.db"
+    link.symlink_to(official)
+    before = contents(official.parent)
+    with pytest.raises(UnknownSchemaError, match="new file"):
+        kind(link).get_tuple(place())
+    assert contents(official.parent) == before
+    assert names(link.parent) == ["agent.db"]
+
+
+@pytest.mark.parametrize("kind", [SqliteSaver, AsyncSqliteSaver])
 def test_the_refusal_leaves_no_new_file(kind: Any, tmp_path: Path) -> None:
     """Not even a -shm, where there was none."""
     closed_file(tmp_path / "official.db")
