@@ -26,6 +26,7 @@ from .database import (
     UnknownSchemaError,
 )
 from .saver import SqliteSaver
+from .server import checkpointer as _checkpointer
 
 __all__ = [
     "AsyncSqliteSaver",
@@ -51,3 +52,6 @@ __all__ = [
     "ThreadInfo",
     "UnknownSchemaError",
 ]
+
+# What langgraph-api (0.16.7) takes "langgraph_sqlite_saver.server:checkpointer" for: a name here.
+globals()["server:checkpointer"] = _checkpointer
