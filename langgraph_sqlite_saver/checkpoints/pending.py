@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
@@ -12,13 +12,16 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 
 from ..database import InvalidTypeError
 from . import sql
-from .config import check_channel, full_address_of, stored_text
+from .config import Address, check_channel, full_address_of, stored_text
 from .encoding import SMALL, Link, dump_base
 from .history import Encoder, Place
 from .values import Blob, dumps, inner, seal
 
 # The columns of a write, as INSERT_WRITE has them.
 WriteRow = tuple[str, str, str, str, str, int, str, str, bytes, str | None, int | None]
+
+# task_id, task_path, idx, channel, and the value's type and bytes, not enciphered.
+CarriedWrite = tuple[str, str, int, str, Blob]
 
 
 class Writes:
@@ -69,19 +72,36 @@ def prepare_writes(
     for index, (channel, value) in enumerate(pairs):
         check_channel(channel)
         special += channel in WRITES_IDX_MAP
-        blob = dumps(serde, value, channel)
-        if len(blob[1]) >= SMALL:
-            request.large[index] = blob
-            blob = "", b""
-        elif serde is not encoder.serde:
-            blob = seal(encoder.serde, *blob)
         number = WRITES_IDX_MAP.get(channel, index)
-        request.rows.append((*key, number, channel, *blob, None, None))
+        _add(request, (*key, number, channel), dumps(serde, value, channel))
     if special == len(pairs):
         request.statement = sql.REPLACE_WRITE
     if sum(len(data) for _, data in request.large.values()) <= at_once:
         _encode(request)
     return request
+
+
+def carried_writes(
+    encoder: Encoder, place: Address, writes: Iterable[CarriedWrite], *, replacing: bool = False
+) -> Writes:
+    """A checkpoint's writes as another saver stored them; they replace those that are there, or
+    leave them. They have to be encoded (`encode`).
+    """
+    request = Writes(place[:2], encoder)
+    for *key, value in writes:
+        _add(request, (*place, *key), value)
+    if replacing:
+        request.statement = sql.REPLACE_WRITE
+    return request
+
+
+def _add(request: Writes, key: Sequence[Any], value: Blob) -> None:
+    if len(value[1]) >= SMALL:
+        request.large[len(request.rows)] = value
+        value = "", b""
+    else:
+        value = seal(request.serde, *value)
+    request.rows.append((*key, *value, None, None))
 
 
 def encode(conn: Connection, request: Writes) -> None:

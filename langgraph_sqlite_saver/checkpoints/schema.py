@@ -27,8 +27,8 @@ def refuse_foreign(conn: sqlite3.Connection) -> None:
     elif "writes" in taken and _columns(conn, "writes") >= _OFFICIAL_WRITES:
         raise UnknownSchemaError(
             "the file was written by langgraph-checkpoint-sqlite, whose format is another one. "
-            "Give this saver a new file (and leave that one to the official saver, to read old "
-            "threads from). Nothing in it was changed."
+            "`langgraph-sqlite import OLD NEW` brings its threads into a new file: give this saver "
+            "that one. Nothing in it was changed."
         )
     if taken & ours:
         raise UnknownSchemaError(

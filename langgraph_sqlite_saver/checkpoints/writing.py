@@ -14,7 +14,6 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     get_checkpoint_metadata,
 )
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
@@ -34,6 +33,7 @@ from .values import (
     dumps,
     inlines,
     inner,
+    is_delta,
     is_inline,
     load_notes,
     no_value,
@@ -212,7 +212,7 @@ def _sort_values(
                 request.large.append(Large(channel, str(version), blob))
         else:
             request.unnamed[channel] = (str(version), value)
-        if isinstance(value, _DeltaSnapshot):  # PostgresSaver's prune looks for this mark
+        if is_delta(value):  # PostgresSaver's prune looks for this mark
             inline[channel] = True
             request.notes[channel] = str(version)
     _sort_versions(request, checkpoint, new_versions)

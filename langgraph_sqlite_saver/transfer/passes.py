@@ -1,0 +1,147 @@
+"""Going through a source once, or again and again, and telling what was deleted there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
+from typing import Any
+
+from ..checkpoints.history import Place
+from .emptying import PAGE, Entry, Key, in_pages, with_heads
+from .failures import Failures
+from .result import Progress
+from .seen import Seen
+
+
+class Passes(ABC):
+    """One call of a move: passes over the source, each bringing what the target has not."""
+
+    def __init__(
+        self, threads: Sequence[str] | None, *, verify: bool, progress: Progress | None
+    ) -> None:
+        self._threads = threads
+        self._verify = verify
+        self._progress = progress
+        self._failures = Failures()
+        self._found_threads: set[str] = set()
+        self._is_first = True
+        self._done = self._total = 0
+        self._already = self._deleted = 0
+
+    def run(self, seen: Seen | None) -> None:
+        """One pass, or, where it is to follow, as many as find something to do."""
+        if seen:
+            self._note_deleted_before(seen)
+        while True:
+            before = self._changes()
+            self._pass(seen)
+            self._is_first = False
+            if seen is None or before == self._changes():
+                break
+        self._failures.raise_()
+
+    def _pass(self, seen: Seen | None) -> None:
+        self._done, self._total = 0, self._count()
+        if seen:
+            seen.begin()
+        for page, heads in with_heads(self._source()):
+            if seen:
+                seen.note(entry.key for entry in page)
+            self._found_threads.update(entry.key.thread_id for entry in page)
+            done = self._done + sum(entry.is_saved for entry in page)
+            self._bring([e for e in page if e.key.thread_id not in self._failures], heads)
+            self._advance(done)
+        self._advance(max(self._done, self._total))  # some may have been deleted meanwhile
+        if seen:
+            self._delete_gone(seen)
+
+    def _delete_gone(self, seen: Seen) -> None:
+        for keys in seen.gone():
+            there = self._existing(keys)
+            self._deleted += self._delete([key for key in keys if key not in there])
+            seen.forget(keys)
+
+    def _note_deleted_before(self, seen: Seen) -> None:
+        """What both sides have, and what an earlier call carried that the source deleted since."""
+        entries = chain.from_iterable(self._target())
+        for _, of_place in groupby(entries, lambda entry: entry.key.place):
+            seen.note(self._both_or_deleted(of_place))
+
+    def _both_or_deleted(self, entries: Iterator[Entry]) -> Iterator[Key]:
+        """Of what the target has of a place: what the source has, or has had.
+
+        Nothing at the target tells what was carried and what was made there. But deleting gives
+        children another parent: where the source has another one for a checkpoint than the target,
+        and has not the target's, it has deleted that one, and what that one came from.
+        """
+        lacking: dict[Key, Key | None] = {}
+        replaced: list[Key] = []
+        for page in in_pages(entries, PAGE):
+            there = self._existing([entry.key for entry in page])
+            parents = self._parents(list(there))
+            yield from there
+            for entry in page:
+                parent = entry.parent
+                if entry.key not in there:
+                    lacking[entry.key] = parent
+                elif parent and parents.get(entry.key, entry.parent_id) != entry.parent_id:
+                    replaced.append(parent)
+        for key in replaced:
+            deleted: Key | None = key
+            while deleted in lacking:
+                yield deleted
+                deleted = lacking.pop(deleted)
+
+    def _not_gone_on(self, keys: Iterable[Key]) -> set[Key]:
+        """Those of some keys whose place has no newer checkpoint at the target."""
+        wanted = set(keys)
+        places = {key.place for key in wanted}
+        there, here = self._newest_there(places), self._newest(places)
+        return {key for key in wanted if there.get(key.place, "") <= here.get(key.place, "")}
+
+    def _advance(self, done: int) -> None:
+        if done != self._done:
+            self._done = done
+            if self._progress is not None:
+                self._progress(done, max(done, self._total))
+
+    @abstractmethod
+    def _changes(self) -> tuple[Any, ...]:
+        """What was done until now, as numbers that grow."""
+
+    @abstractmethod
+    def _count(self) -> int:
+        """How many checkpoints the source has."""
+
+    @abstractmethod
+    def _source(self) -> Iterator[list[Entry]]:
+        """The source's keys, in order."""
+
+    @abstractmethod
+    def _target(self) -> Iterator[list[Entry]]:
+        """The target's keys, in order."""
+
+    @abstractmethod
+    def _existing(self, keys: Sequence[Key]) -> set[Key]:
+        """Those of some keys that the source has, as checkpoints or only as pending writes."""
+
+    @abstractmethod
+    def _parents(self, keys: Sequence[Key]) -> Mapping[Key, str | None]:
+        """The source's parents of those of some keys that it has as checkpoints."""
+
+    @abstractmethod
+    def _newest(self, places: set[Place]) -> Mapping[Place, str]:
+        """The source's newest checkpoint of each place that it has."""
+
+    @abstractmethod
+    def _newest_there(self, places: set[Place]) -> Mapping[Place, str]:
+        """The same of the target."""
+
+    @abstractmethod
+    def _bring(self, page: Sequence[Entry], heads: frozenset[Key]) -> None:
+        """Bring what the target lacks of some keys."""
+
+    @abstractmethod
+    def _delete(self, keys: Sequence[Key]) -> int:
+        """Delete at the target; returns how many checkpoints."""
