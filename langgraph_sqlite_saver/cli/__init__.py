@@ -1,10 +1,15 @@
-"""The command line, `langgraph-sqlite`: a group of commands for each thing the library stores."""
+"""The command line, `langgraph-sqlite`: checkpoint files, and a relay's data.
+
+Nothing of LangGraph, Redis or Postgres is imported before a command needs it: help and completion
+come at once, and a command works without what others need.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import typer
@@ -12,35 +17,71 @@ if TYPE_CHECKING:
 NAME = "langgraph-sqlite"
 PACKAGE = "langgraph-sqlite-saver"
 
-# What the extra `relay` brings, by the name under which it is imported.
-_EXTRA = {"typer", "rich", "redis", "ormsgpack"}
+# What is to be installed for a module that is missing.
+_EXTRAS = {
+    "typer": f"{PACKAGE}[cli]",
+    "rich": f"{PACKAGE}[cli]",
+    "ormsgpack": f"{PACKAGE}[cli]",
+    "msgpack": f"{PACKAGE}[cli]",
+    "redis": f"{PACKAGE}[relay]",
+    "psycopg": f"{PACKAGE}[cli,postgres]",
+    "psycopg_pool": f"{PACKAGE}[cli,postgres]",
+    "langgraph.checkpoint.postgres": f"{PACKAGE}[cli,postgres]",
+    "Crypto": "pycryptodome",
+}
 
 
 def main() -> None:
-    """Run the command line and end the process: 0 fine, 1 a problem was found, 2 wrong usage."""
+    """Run the command line and end the process.
+
+    0 is fine, 1 a problem was found, 2 wrong usage, 130 Ctrl-C.
+    """
+    _prepare_streams()
     try:
-        app = make_app()
+        make_app()(prog_name=NAME)
+    except KeyboardInterrupt:  # before the command has begun
+        sys.exit(_complain("Stopped.", 130))
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        name = error.name or ""
+        name = name if name in _EXTRAS else name.partition(".")[0]
+        wanted = _EXTRAS.get(name)
+        if wanted is None:
             raise
-        sys.exit(_complain(f"{NAME} needs {error.name}: pip install '{PACKAGE}[relay]'"))
-    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no Chinese is no reason to fail
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name=NAME)
+        if sys.argv[1:2] == ["relay"]:  # which has an extra of its own, with all it needs
+            wanted = f"{PACKAGE}[relay]"
+        sys.exit(_complain(f"{NAME} needs {name}: pip install '{wanted}'"))
+
+
+def _prepare_streams() -> None:
+    """Have streams that take any text, also where the caller has closed them."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: PTH123, SIM115
+        stream.reconfigure(errors="backslashreplace")  # a terminal may know no Chinese
+        setattr(sys, name, stream)
 
 
 def make_app() -> typer.Typer:
-    """The commands; raises ModuleNotFoundError where the extra `relay` is not installed."""
+    """The commands; raises ModuleNotFoundError where the extra `cli` is not installed."""
     import typer
+    from typer.core import TyperGroup
 
-    from . import relay
+    from . import keeping, looking, transfers
+
+    class Relay(TyperGroup):
+        """The relay's commands, imported with their first use: they need Redis' client."""
+
+        def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+            return _relay().list_commands(ctx)
+
+        def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+            return _relay().get_command(ctx, cmd_name)
 
     # Plain help reads well in 80 columns; pretty tracebacks would show what variables hold.
     app = typer.Typer(
-        help="LangGraph's and a relay's data in SQLite.",
-        epilog=f"\b\nExample:\n  {NAME} relay stats",
+        help="Look into files of LangGraph checkpoints, and after them.",
+        epilog=f"\b\nExamples:\n  {NAME} threads agent.db\n  {NAME} show agent.db THREAD",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
@@ -59,10 +100,25 @@ def make_app() -> typer.Typer:
     ) -> None:
         pass
 
-    app.add_typer(relay.group, name="relay")
+    for module in (looking, keeping, transfers):
+        module.add_to(app)
+    app.add_typer(
+        typer.Typer(cls=Relay, rich_markup_mode=None, no_args_is_help=True),
+        name="relay",
+        help="A Claude relay's data: SQLite beside Redis.",
+        epilog=f"\b\nExample:\n  {NAME} relay import-redis --redis-url redis://localhost:6379/0",
+    )
     return app
 
 
-def _complain(text: str) -> int:
+def _relay() -> typer.core.TyperGroup:
+    from typer.main import get_command
+
+    from . import relay
+
+    return get_command(relay.group)  # type: ignore[return-value]
+
+
+def _complain(text: str, status: int = 2) -> int:
     print(text, file=sys.stderr)
-    return 2
+    return status

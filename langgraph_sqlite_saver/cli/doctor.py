@@ -19,7 +19,8 @@ from ..relay import Difference, RedisUnavailableError, RelayStore, keys, server
 from ..relay.asking import Ask, ask
 from ..relay.schema import SCHEMA
 from . import output
-from .options import Place, read_only, size_on_disk
+from .options import read_only, size_on_disk
+from .place import Place
 
 # From here on the guide advises to clear old records, in bytes.
 LARGE = 1_000_000_000

@@ -1,177 +1,78 @@
-"""The options that the relay's commands share, and what becomes of a command's errors."""
+"""What every command takes, and what becomes of its errors."""
 
 from __future__ import annotations
 
-import inspect
+import functools
 import os
 import re
+import shlex
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
-from urllib.parse import urlsplit
+from typing import Annotated, NoReturn
+from urllib.parse import unquote, urlsplit
 
 import typer
 
-from ..database import CannotOpenError, Database, InvalidInputError, StorageError
-from ..database.migrations import applied_version
-from ..relay import RedisUnavailableError, RelayStore, settings
-from ..relay.schema import SCHEMA
-from . import output
+from . import NAME, output
 
 PROBLEM = 1
 USAGE = 2
-
-_REDIS_OPTIONS: dict[str, Any] = {
-    "redis_url": Annotated[
-        str | None,
-        typer.Option(
-            "--redis-url",
-            metavar="URL",
-            help="redis://[user:password@]host:port/db, rediss:// or unix://"
-            "  [default: REDIS_URL, or REDIS_HOST and so on]",
-        ),
-    ],
-    "cluster": Annotated[
-        bool, typer.Option("--cluster", help="Redis is a cluster, and the URL one of its nodes.")
-    ],
-}
-_FILE_OPTIONS: dict[str, Any] = {
-    "db": Annotated[
-        str | None,
-        typer.Option(
-            "--db",
-            metavar="FILE",
-            help="The SQLite file.  [default: SQLITE_DB_PATH, or ./data/relay-service.db]",
-        ),
-    ],
-    "env_file": Annotated[
-        Path | None,
-        typer.Option(
-            "--env-file",
-            metavar="FILE",
-            help="Take the settings from the relay's .env instead of the environment;"
-            " a relative SQLITE_DB_PATH begins where it lies.",
-        ),
-    ],
-}
-_JSON_OPTION: dict[str, Any] = {
-    "json": Annotated[
-        bool, typer.Option("--json", help="Write one JSON document, and nothing else, to stdout.")
-    ],
-}
-_FLAGS = {"cluster", "json"}
+STOPPED = 130  # what shells expect after Ctrl-C
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the data is, and who reads the answer: what the shared options say."""
+class Vacuum(str, Enum):
+    """How free pages are given back."""
 
-    arguments: Mapping[str, Any]
-    json: bool
-
-    @classmethod
-    def of(
-        cls,
-        redis_url: str | None = None,
-        cluster: bool = False,
-        db: str | None = None,
-        env_file: Path | None = None,
-        json: bool = False,
-    ) -> Place:
-        """From the options, and from the environment what they do not say."""
-        given = {"path": db, "redis_url": redis_url, "cluster": cluster, "heal": False}
-        try:
-            environ = os.environ if env_file is None else read_env_file(env_file)
-            found = settings.from_environment(environ)
-            timezone(timedelta(hours=found["timezone_offset"]))
-        except (ValueError, OverflowError, OSError) as error:  # InvalidInputError among them
-            fail(str(error), USAGE)
-        if str(db or found["path"]).startswith(("file:", ":memory:")):
-            fail("--db is the path of a file", USAGE)
-        if env_file is not None and found["path"] is not None:
-            found["path"] = env_file.parent / found["path"]
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return cls({**found, **chosen}, json)
-
-    @property
-    def path(self) -> Path:
-        """The SQLite file's path."""
-        if self.arguments["path"] is None:
-            raise RelayStore.without_sqlite()
-        return Path(self.arguments["path"])
-
-    @property
-    def redis_name(self) -> str:
-        """The Redis URL as it may be shown."""
-        return without_password(self.arguments["redis_url"] or "")
-
-    @property
-    def zone(self) -> timezone:
-        """The relay's time zone, in which days and hours are counted."""
-        return timezone(timedelta(hours=self.arguments["timezone_offset"]))
-
-    def store(self, **overrides: Any) -> RelayStore:
-        """A store that heals nothing by itself; it makes the file where it is missing."""
-        arguments = {**self.arguments, **overrides}
-        if arguments["path"] is None:
-            raise RelayStore.without_sqlite()
-        try:
-            return RelayStore(**arguments)
-        except InvalidInputError as error:
-            fail(str(error), USAGE)
-
-    def existing(self, **overrides: Any) -> RelayStore:
-        """As `store`, for a file that is there and is a relay's; raises for any other."""
-        self.check_file()
-        return self.store(**overrides)
-
-    def check_file(self) -> None:
-        """Raise unless the file is there and holds a relay's tables."""
-        path = self.path
-        if not path.exists():
-            raise CannotOpenError(
-                f"{path} does not exist. Name the file with --db or SQLITE_DB_PATH; "
-                "`langgraph-sqlite relay import-redis` makes one."
-            )
-        with Database(read_only(path)) as database:
-            if not database.read(applied_version, SCHEMA):
-                raise CannotOpenError(f"{path} holds no relay's tables: name another with --db.")
-
-    def time(self, text: str | None) -> datetime | None:
-        """A time as ISO 8601; in the relay's time zone unless it names one."""
-        if text is None:
-            return None
-        try:
-            when = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
-        except ValueError:
-            fail(f"{text!r} is no time: as 2026-11-21, or 2026-11-21T08:30:00+08:00", USAGE)
-        return when if when.tzinfo else when.replace(tzinfo=self.zone)
-
-    def need_yes(self, yes: bool) -> None:
-        """End with a usage error where nobody can be asked and nobody has said yes."""
-        if not yes and (self.json or not sys.stdin.isatty()):
-            fail("nobody can be asked here: say --yes, or look first with --dry-run", USAGE)
-
-    def ask(self, question: str, yes: bool) -> None:
-        """Go on if the answer is yes."""
-        if not yes and not typer.confirm(question, err=True):
-            fail("Nothing was changed.", PROBLEM)
+    incremental = "incremental"
+    full = "full"
 
 
-def read_only(path: Path) -> str:
-    """The URI that opens a file for reading only."""
-    return f"{path.absolute().as_uri()}?mode=ro"
+Json = Annotated[
+    bool, typer.Option("--json", help="Write one JSON document, and nothing else, to stdout.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--key-env",
+        metavar="NAME",
+        help="The environment variable that holds the AES key of enciphered values.",
+    ),
+]
+
+
+def read_only(path: Path, *, at_rest: bool = False) -> str:
+    """The URI that opens a file for reading only; at rest, as one that nobody writes.
+
+    To read a file in WAL mode SQLite makes a -wal and a -shm, and a reader leaves them behind.
+    """
+    return f"{_itself(path).as_uri()}?{'immutable=1' if at_rest else 'mode=ro'}"
+
+
+def is_at_rest(path: Path) -> bool:
+    """Whether SQLite has nothing beside a file: no part of what it holds, and nobody who writes."""
+    return not (_beside(path, "-wal").exists() or _beside(path, "-journal").exists())
 
 
 def size_on_disk(path: Path) -> int:
     """How large a file is with what SQLite has beside it and moves into it later; 0 without it."""
-    files = (path, Path(f"{path}-wal"))
+    files = (path, _beside(path, "-wal"))
     return sum(each.stat().st_size for each in files if each.exists())
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return Path(f"{_itself(path)}{ending}")
+
+
+def _itself(path: Path) -> Path:
+    # SQLite's files are beside this one, and not beside a link to it.
+    return Path(os.path.realpath(path))
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -203,60 +104,108 @@ def without_password(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def typed(command: str, path: Path) -> str:
+    """A command on a file, as it is to be typed."""
+    return f"{NAME} {command} {shlex.quote(str(path))}"
+
+
 def fail(text: str, status: int) -> NoReturn:
     """End the command with a line on stderr."""
     output.remark(text)
     raise typer.Exit(status)
 
 
+def need_yes(yes: bool, json: bool, instead: str = "say --yes") -> None:
+    """End with a usage error where nobody can be asked and nobody has said yes."""
+    if not yes and (json or not sys.stdin.isatty()):
+        fail(f"nobody can be asked here: {instead}", USAGE)
+
+
+def ask(question: str, yes: bool) -> None:
+    """Go on if the answer is yes."""
+    try:
+        sure = yes or typer.confirm(output.clean(question), err=True)
+    except typer.Abort:  # Ctrl-C or Ctrl-D, on the question's line
+        output.remark("")
+        sure = False
+    if not sure:
+        fail("Nothing was changed.", PROBLEM)
+
+
 @contextmanager
-def reported(place: Place) -> Iterator[None]:
-    """Our errors as a line on stderr, without a traceback."""
+def reported() -> Iterator[None]:
+    """Our errors, and Ctrl-C, as a line on stderr, without a traceback."""
     try:
         yield
     except BrokenPipeError:
         raise
-    except RedisUnavailableError as error:
-        fail(f"{error} ({place.redis_name})", PROBLEM)
-    except (StorageError, OSError, sqlite3.Error) as error:
-        fail(str(error), PROBLEM)
+    except KeyboardInterrupt:
+        fail("Stopped.", STOPPED)
+    except (OSError, sqlite3.Error) as error:
+        fail(_for_a_terminal(str(error)), PROBLEM)
+    except Exception as error:
+        from ..database import StorageError
+
+        if not isinstance(error, StorageError):
+            raise
+        fail(_for_a_terminal(str(error)), PROBLEM)
+
+
+# What the library's errors say that want a key.
+GIVE_KEY = "Give the saver the serde, and the key, that it was saved with."
+_URI = re.compile(r"file://(/.*?)\?(?:mode=ro|immutable=1)")
+
+
+def _for_a_terminal(text: str) -> str:
+    """An error's text with paths, not the URIs that files are opened with, and with our options."""
+    text = text.replace(GIVE_KEY, "Name the variable that holds its key: --key-env NAME.")
+    return _URI.sub(lambda match: unquote(match[1]), text)
 
 
 Function = Callable[..., None]
 
 
-def command(
-    group: typer.Typer, name: str, example: str, *, redis: bool = True, json: bool = True
-) -> Callable[[Function], Function]:
-    """Add a command to a group: a function of a `Place` and of its own options.
-
-    `redis` and `json` say whether it has the options for those. The example is shown by --help.
-    """
-    shared = {
-        **(_REDIS_OPTIONS if redis else {}),
-        **_FILE_OPTIONS,
-        **(_JSON_OPTION if json else {}),
-    }
+def command(group: typer.Typer, name: str, example: str) -> Callable[[Function], Function]:
+    """Add a command to a group; its errors are a line, and the example is shown by --help."""
 
     def add(function: Function) -> Function:
-        def run(**given: Any) -> None:
-            place = Place.of(**{each: given.pop(each) for each in shared})
-            with reported(place):
-                function(place, **given)
+        @functools.wraps(function)
+        def run(**given: object) -> None:
+            _refuse_other_text(given.values())
+            with reported():
+                function(**given)
 
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        parameters = [*own, *(_keyword(each, kind) for each, kind in shared.items())]
-        run.__doc__ = function.__doc__
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         group.command(name, epilog=f"\b\nExample:\n  {example}")(run)
         return function
 
     return add
 
 
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    default = False if name in _FLAGS else None
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+def _refuse_other_text(arguments: Iterable[object]) -> None:
+    """End with a usage error for text that is not UTF-8, and so is in no database."""
+    for each in arguments:
+        for one in each if isinstance(each, list) else [each]:
+            if isinstance(one, (str, Path)) and _SURROGATE.search(str(one)):
+                fail(f"this argument is not UTF-8: {one}", USAGE)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
+
+
+# Arguments that are times.
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(m|h|d|w)", re.IGNORECASE)
+_SECONDS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+
+
+def age(text: str, option: str) -> datetime:
+    """The moment that "30d", "12h", "90m", "2w" ago was, or that an ISO 8601 time names (UTC)."""
+    match = _AGE.fullmatch(text.strip())
+    try:
+        if match:
+            past = timedelta(seconds=float(match[1]) * _SECONDS[match[2].lower()])
+            return datetime.now(timezone.utc) - past
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text.strip()))
+        return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
+        fail(f"{option} {text!r} is no age or time: as 30d, 12h, 90m, 2w, or 2026-11-21", USAGE)

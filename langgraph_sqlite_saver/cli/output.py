@@ -31,6 +31,24 @@ def say(line: str) -> None:
     print(clean(line), flush=True)
 
 
+def say_lines(lines: Iterable[str]) -> None:
+    """Many lines of the result, at once."""
+    print("\n".join(map(clean, lines)), flush=True)
+
+
+def say_styled(line: str, style: str) -> None:
+    """As `say`, on a terminal in this style of Rich's; the terminal breaks what is too long."""
+    if style and is_terminal(sys.stdout):
+        Console().print(Text(clean(line), style), soft_wrap=True)
+    else:
+        say(line)
+
+
+def width() -> int:
+    """How many characters a line may have to be read well: the terminal's, or 100."""
+    return Console().width if is_terminal(sys.stdout) else 100
+
+
 def remark(line: str) -> None:
     """A line that is not the result: an error, a remark, progress."""
     print(clean(line), file=sys.stderr, flush=True)
@@ -98,13 +116,17 @@ def _rich_table(headings: Sequence[str], rows: Iterable[Sequence[str]], align: s
 
 
 def _plain_table(rows: Sequence[Sequence[str]], align: str) -> None:
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = [
-            _padded(cell, width, side) for cell, width, side in zip(row, widths, align, strict=True)
-        ]
-        print("  ".join(padded).rstrip())
+    for line in columns(rows, align):
+        print(line)
     sys.stdout.flush()
+
+
+def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Rows as lines whose cells are below each other; nothing is cut off."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(map(_padded, row, widths, align)).rstrip() for row in rows
+    ]  # fmt: skip
 
 
 def _padded(cell: str, width: int, side: str) -> str:

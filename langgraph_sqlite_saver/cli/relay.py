@@ -27,7 +27,8 @@ from ..relay import (
 )
 from . import NAME, output
 from .doctor import Diagnosis, examine
-from .options import PROBLEM, USAGE, Place, command, fail, size_on_disk
+from .options import PROBLEM, USAGE, DryRun, Vacuum, Yes, fail, size_on_disk
+from .place import Place, command
 
 group = typer.Typer(
     help="A Claude relay's data: SQLite beside Redis.",
@@ -36,8 +37,6 @@ group = typer.Typer(
     rich_markup_mode=None,
 )
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Limit = Annotated[
     int, typer.Option("--limit", metavar="N", min=1, help="How many, the newest first.")
 ]
@@ -61,13 +60,6 @@ class Period(str, Enum):
     hour = "hour"
     day = "day"
     month = "month"
-
-
-class Vacuum(str, Enum):
-    """How free pages are given back."""
-
-    incremental = "incremental"
-    full = "full"
 
 
 # From Redis to SQLite.

@@ -14,7 +14,8 @@ ALLOWED = {
     "database": {"database"},
     "checkpoints": {"checkpoints", "database"},
     "relay": {"relay", "database"},
-    "cli": {"cli", "relay", "checkpoints", "database", ""},
+    "transfer": {"transfer", "checkpoints", "database", ""},
+    "cli": {"cli", "relay", "transfer", "checkpoints", "database", ""},
     "": {"", "checkpoints", "database"},
 }
 

@@ -644,7 +644,8 @@ def test_sizes(count: float, shown: str) -> None:
 def test_without_the_extra() -> None:
     """Where the extra is not installed, one line says what to install."""
     code = "import sys; sys.modules['typer'] = None; from langgraph_sqlite_saver import cli; "
-    found = subprocess.run([sys.executable, "-c", code + "cli.main()"], capture_output=True)
+    command = [sys.executable, "-c", code + "cli.main()", "relay"]
+    found = subprocess.run(command, capture_output=True)
     assert found.returncode == 2 and found.stdout == b""
     assert found.stderr.decode() == (
         "langgraph-sqlite needs typer: pip install 'langgraph-sqlite-saver[relay]'\n"

@@ -1,0 +1,204 @@
+"""Moving threads: from the official saver's file, to Postgres and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from . import output
+from .completion import file_names
+from .keeping import Mode
+from .looking import File
+from .options import PROBLEM, Json, KeyEnv, command, fail, without_password
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+
+    from ..transfer import Transferred
+
+_group = typer.Typer()
+
+Uri = Annotated[
+    str,
+    typer.Argument(
+        metavar="URI", help="postgresql://user@host/database; PGPASSWORD may hold the password."
+    ),
+]
+Threads = Annotated[
+    list[str] | None,
+    typer.Option("--thread", metavar="ID", help="Only this thread; several times for more."),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read every checkpoint from both sides and compare.")
+]
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        help="Go through all again until nothing is left; what is deleted meanwhile is deleted.",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.registered_commands += _group.registered_commands
+
+
+@command(_group, "import", "langgraph-sqlite import checkpoints.sqlite agent.db --verify")
+def import_(
+    old: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OLD",
+            help="A file of langgraph-checkpoint-sqlite.",
+            autocompletion=file_names,
+        ),
+    ],
+    new: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NEW",
+            help="The new file; one that is there is added to.",
+            autocompletion=file_names,
+        ),
+    ],
+    history: Annotated[
+        Mode, typer.Option(help="Store large values as differences, or whole.")
+    ] = Mode.compact,
+    verify: Verify = False,
+    key_env: KeyEnv = None,
+    json: Json = False,
+) -> None:
+    """Take over every thread of the official saver's file.
+
+    The old file is not changed, and may be in use. Doing it again brings what came since.
+    """
+    from ..transfer import import_official
+
+    with output.progress("importing", quiet=json, unit="bytes") as report:
+        done = import_official(
+            old, new, serde=_serde(key_env), history=history.value, verify=verify, progress=report
+        )
+    _show(done, json)
+
+
+@command(_group, "to-postgres", "langgraph-sqlite to-postgres agent.db postgresql://me@db/agents")
+def to_postgres(
+    file: File,
+    uri: Uri,
+    thread: Threads = None,
+    verify: Verify = False,
+    follow: Follow = False,
+    key_env: KeyEnv = None,
+    json: Json = False,
+) -> None:
+    """Copy threads into Postgres, for LangGraph's PostgresSaver.
+
+    The file is not changed. Doing it again brings what came since.
+    """
+    from ..transfer import to_postgres
+    from .files import check_file
+
+    check_file(file, current=False)
+    with _hidden(uri), output.progress("copying", quiet=json, unit="checkpoints") as report:
+        done = to_postgres(
+            file,
+            uri,
+            threads=thread or None,
+            serde=_serde(key_env),
+            verify=verify,
+            follow=follow,
+            progress=report,
+        )
+    _show(done, json)
+
+
+@command(
+    _group, "from-postgres", "langgraph-sqlite from-postgres postgresql://me@db/agents agent.db"
+)
+def from_postgres(
+    uri: Uri,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The file; made where it is missing.", autocompletion=file_names
+        ),
+    ],
+    thread: Threads = None,
+    verify: Verify = False,
+    follow: Follow = False,
+    key_env: KeyEnv = None,
+    json: Json = False,
+) -> None:
+    """Copy threads of PostgresSaver's tables into a file.
+
+    Postgres is not changed. Doing it again brings what came since.
+    """
+    from ..transfer import from_postgres
+
+    with _hidden(uri), output.progress("copying", quiet=json, unit="checkpoints") as report:
+        done = from_postgres(
+            uri,
+            file,
+            threads=thread or None,
+            serde=_serde(key_env),
+            verify=verify,
+            follow=follow,
+            progress=report,
+        )
+    _show(done, json)
+
+
+def _serde(key_env: str | None) -> SerializerProtocol | None:
+    from .files import encrypted
+
+    return None if key_env is None else encrypted(key_env)
+
+
+def _show(done: Transferred, json: bool) -> None:
+    figures = asdict(done)
+    if json:
+        output.document(figures)
+        return
+    rows = [
+        (name.replace("_", " "), output.size(value) if name.startswith("bytes") else value)
+        for name, value in figures.items()
+    ]
+    output.table(("carried over", "count"), rows, " r")
+
+
+@contextmanager
+def _hidden(uri: str) -> Iterator[None]:
+    """What a database's client says, in one line and without the password."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("psycopg"):
+            raise
+        text = " ".join(str(error).split())
+        for secret in _secrets(uri):
+            text = text.replace(secret, "(hidden)")
+        fail(f"{_named(uri)}: {text}", PROBLEM)
+
+
+def _named(uri: str) -> str:
+    return without_password(uri) if "://" in uri else "the database"
+
+
+def _secrets(uri: str) -> Iterator[str]:
+    """The password in a URI or a connection string, as it is written there and as it is meant."""
+    found = re.findall(r"password\s*=\s*('[^']*'|[^\s&]+)", uri)
+    try:
+        found.append(urlsplit(uri).password or "")
+    except ValueError:
+        found.append(uri)
+    for each in found:
+        yield from (part for part in {each, each.strip("'"), unquote(each)} if part)
