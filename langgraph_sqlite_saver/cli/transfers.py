@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import unquote, urlsplit
 
 import typer
 
@@ -16,7 +12,7 @@ from . import output
 from .completion import file_names
 from .keeping import Mode
 from .looking import File
-from .options import PROBLEM, Json, KeyEnv, command, fail, without_password
+from .options import Json, KeyEnv, command
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -108,7 +104,7 @@ def to_postgres(
     from .files import check_file
 
     check_file(file, current=False)
-    with _hidden(uri), output.progress("copying", quiet=json, unit="checkpoints") as report:
+    with output.progress("copying", quiet=json, unit="checkpoints") as report:
         done = to_postgres(
             file,
             uri,
@@ -144,7 +140,7 @@ def from_postgres(
     """
     from ..transfer import from_postgres
 
-    with _hidden(uri), output.progress("copying", quiet=json, unit="checkpoints") as report:
+    with output.progress("copying", quiet=json, unit="checkpoints") as report:
         done = from_postgres(
             uri,
             file,
@@ -173,32 +169,3 @@ def _show(done: Transferred, json: bool) -> None:
         for name, value in figures.items()
     ]
     output.table(("carried over", "count"), rows, " r")
-
-
-@contextmanager
-def _hidden(uri: str) -> Iterator[None]:
-    """What a database's client says, in one line and without the password."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith("psycopg"):
-            raise
-        text = " ".join(str(error).split())
-        for secret in _secrets(uri):
-            text = text.replace(secret, "(hidden)")
-        fail(f"{_named(uri)}: {text}", PROBLEM)
-
-
-def _named(uri: str) -> str:
-    return without_password(uri) if "://" in uri else "the database"
-
-
-def _secrets(uri: str) -> Iterator[str]:
-    """The password in a URI or a connection string, as it is written there and as it is meant."""
-    found = re.findall(r"password\s*=\s*('[^']*'|[^\s&]+)", uri)
-    try:
-        found.append(urlsplit(uri).password or "")
-    except ValueError:
-        found.append(uri)
-    for each in found:
-        yield from (part for part in {each, each.strip("'"), unquote(each)} if part)
