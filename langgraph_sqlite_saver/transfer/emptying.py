@@ -20,7 +20,7 @@ from ..checkpoints.jsontext import parameter
 from ..checkpoints.reading import Row
 from ..checkpoints.sql import BLOB_COLUMNS, COLUMNS
 from ..checkpoints.values import Blob, seal
-from ..database import CannotOpenError, Database, ReadOnlyError, migrations, upkeep
+from ..database import CannotOpenError, Database, ReadOnlyError, migrations
 from ..database.files import Location, StrPath, connect
 
 PAGE = 1_000
@@ -245,12 +245,6 @@ def count(conn: Connection, threads: Sequence[str] | None) -> int:
     else:
         found = conn.execute(COUNT_OF_THREADS, (parameter(sorted(set(threads))),))
     return int(found.fetchone()[0])
-
-
-def file_bytes(conn: Connection, path: Path | None) -> int:
-    """The size of the file and of the log beside it."""
-    figures = upkeep.file_figures(conn, path)
-    return figures.file_bytes + figures.wal_bytes
 
 
 def begin_page(conn: Connection, keys: Sequence[Key], needs_row: Callable[[Key], bool]) -> Page:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
-from typing import Any
 
 from ..checkpoints.history import Place
 from .emptying import PAGE, Entry, Key, in_pages, with_heads
@@ -28,16 +27,18 @@ class Passes(ABC):
         self._is_first = True
         self._done = self._total = 0
         self._already = self._deleted = 0
+        # How much there was to bring, also of what was deleted before it could be read.
+        self._found = 0
 
     def run(self, seen: Seen | None) -> None:
         """One pass, or, where it is to follow, as many as find something to do."""
         if seen:
             self._note_deleted_before(seen)
         while True:
-            before = self._changes()
+            before = self._found, self._deleted
             self._pass(seen)
             self._is_first = False
-            if seen is None or before == self._changes():
+            if seen is None or before == (self._found, self._deleted):
                 break
         self._failures.raise_()
 
@@ -58,13 +59,29 @@ class Passes(ABC):
 
     def _delete_gone(self, seen: Seen) -> None:
         for keys in seen.gone():
-            there = self._existing(keys)
-            self._deleted += self._delete([key for key in keys if key not in there])
+            stay, gone_on = self._existing(keys), self._gone_on(seen, {key[0] for key in keys})
+            self._deleted += self._delete(
+                [key for key in keys if key not in stay and key.place not in gone_on]
+            )
             seen.forget(keys)
+
+    def _gone_on(self, seen: Seen, threads: Iterable[str]) -> set[Place]:
+        """Where the target has checkpoints of its own that came from the source's: their values
+        may rest on any of those, also on what the source needs no longer.
+        """
+        places: set[Place] = set()
+        for page in self._target(list(threads)):
+            there = self._existing([entry.key for entry in page])
+            places.update(
+                key.place
+                for key, parent in ((entry.key, entry.parent) for entry in page)
+                if parent in seen and key not in there and key not in seen
+            )
+        return places
 
     def _note_deleted_before(self, seen: Seen) -> None:
         """What both sides have, and what an earlier call carried that the source deleted since."""
-        entries = chain.from_iterable(self._target())
+        entries = chain.from_iterable(self._target(self._threads))
         for _, of_place in groupby(entries, lambda entry: entry.key.place):
             seen.note(self._both_or_deleted(of_place))
 
@@ -107,10 +124,6 @@ class Passes(ABC):
                 self._progress(done, max(done, self._total))
 
     @abstractmethod
-    def _changes(self) -> tuple[Any, ...]:
-        """What was done until now, as numbers that grow."""
-
-    @abstractmethod
     def _count(self) -> int:
         """How many checkpoints the source has."""
 
@@ -119,8 +132,8 @@ class Passes(ABC):
         """The source's keys, in order."""
 
     @abstractmethod
-    def _target(self) -> Iterator[list[Entry]]:
-        """The target's keys, in order."""
+    def _target(self, threads: Sequence[str] | None) -> Iterator[list[Entry]]:
+        """The target's keys, or those of some threads, in order."""
 
     @abstractmethod
     def _existing(self, keys: Sequence[Key]) -> set[Key]:

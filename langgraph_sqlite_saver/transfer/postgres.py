@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -16,7 +17,7 @@ from .postgres_back import Returning
 from .postgres_reading import Reading
 from .postgres_tables import Tables
 from .postgres_there import Moving
-from .result import Progress, Transferred
+from .result import Progress, Transferred, size_on_disk
 from .seen import Seen
 
 
@@ -118,4 +119,5 @@ def from_postgres(
         reading = Reading(conn)
         returning = Returning(reading, Tables(conn), saver, ids, verify=verify, progress=progress)
         returning.run(seen if follow else None)
-        return returning.result()
+        done = returning.result()
+    return replace(done, bytes_after=size_on_disk(str(saver.database.path)))

@@ -58,12 +58,8 @@ class Returning(Passes):
         # Which versions of channels were given to be stored.
         self._filled: set[tuple[str, str, str, str]] = set()
 
-    def _changes(self) -> tuple[int, ...]:
-        filled = self._filling.checkpoints, self._filling.writes
-        return (*filled, self._replaced, self._deleted)
-
     def result(self) -> Transferred:
-        """What was done."""
+        """What was done; how large the file is shows when it is closed."""
         return Transferred(
             threads=len(self._found_threads),
             checkpoints=self._filling.checkpoints,
@@ -72,7 +68,6 @@ class Returning(Passes):
             deleted=self._deleted,
             verified=self._comparison.compared,
             bytes_before=self._tables.size(),
-            bytes_after=self._database.read(emptying.file_bytes, self._database.path),
         )
 
     def _count(self) -> int:
@@ -81,8 +76,8 @@ class Returning(Passes):
     def _source(self) -> Iterator[list[Entry]]:
         return self._reading.entries(self._threads)
 
-    def _target(self) -> Iterator[list[Entry]]:
-        return emptying.entries(self._database, self._threads)
+    def _target(self, threads: Sequence[str] | None) -> Iterator[list[Entry]]:
+        return emptying.entries(self._database, threads)
 
     def _existing(self, keys: Sequence[Key]) -> set[Key]:
         return self._tables.parents(keys).keys() | self._tables.writes(keys).keys()
@@ -134,6 +129,7 @@ class Returning(Passes):
         only_writes: frozenset[Key],
     ) -> None:  # fmt: skip
         """Read and store keys, a page at a time."""
+        self._found += len(keys)
         left = keys
         while left := [key for key in left if key.thread_id not in self._failures]:
             snapshot = self._reading.take(left, only_writes, self._kept)
@@ -231,6 +227,7 @@ class Returning(Passes):
             for key in self._not_gone_on(other):
                 self._database.write(_replace_writes, self._saver, key, other[key])
                 self._replaced += len(other[key])
+                self._found += len(other[key])
 
     def _other_special_writes(
         self, conn: Connection, theirs: Mapping[Key, Mapping[tuple[str, int], Blob]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from sqlite3 import Connection
-from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
@@ -18,7 +17,7 @@ from .postgres_comparing import Comparison
 from .postgres_page import Rows, StoredKey, Wish
 from .postgres_reading import Reading
 from .postgres_tables import UNACCEPTABLE, Stored, StoredWrites, Tables, unacceptable
-from .result import Progress, Transferred
+from .result import Progress, Transferred, size_on_disk
 
 
 class Moving(Passes):
@@ -56,12 +55,9 @@ class Moving(Passes):
             already_there=self._already,
             deleted=self._deleted,
             verified=self._comparison.compared,
-            bytes_before=self._database.read(emptying.file_bytes, self._database.path),
+            bytes_before=size_on_disk(str(self._database.path)),
             bytes_after=self._tables.size(),
         )
-
-    def _changes(self) -> tuple[Any, ...]:
-        return self._stored, self._deleted
 
     def _count(self) -> int:
         return self._database.read(emptying.count, self._threads)
@@ -70,8 +66,8 @@ class Moving(Passes):
         self._sent, self._checked = set(), None
         return emptying.entries(self._database, self._threads)
 
-    def _target(self) -> Iterator[list[Entry]]:
-        return self._reading.entries(self._threads)
+    def _target(self, threads: Sequence[str] | None) -> Iterator[list[Entry]]:
+        return self._reading.entries(threads)
 
     def _existing(self, keys: Sequence[Key]) -> set[Key]:
         return self._database.read(emptying.existing, keys)
@@ -115,6 +111,7 @@ class Moving(Passes):
 
     def _carry(self, keys: Sequence[Key], wish: Wish) -> None:
         """Read and store keys, a page at a time."""
+        self._found += len(keys)
         left = keys
         while left := [key for key in left if key.thread_id not in self._failures]:
             rows = self._database.read(postgres_page.take, self._serde, left, wish, self._sent)

@@ -16,6 +16,8 @@ CREATE TABLE seen (
 ) WITHOUT ROWID
 """
 
+_HAS = "SELECT 1 FROM seen WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
+
 _GONE = """
 SELECT thread_id, checkpoint_ns, checkpoint_id FROM seen
 WHERE pass < ? AND (thread_id, checkpoint_ns, checkpoint_id) > (?, ?, ?)
@@ -30,6 +32,9 @@ class Seen:
         self._conn = sqlite3.connect("", isolation_level=None)
         self._conn.execute(_MAKE)
         self._pass = 0
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, Key) and self._conn.execute(_HAS, key).fetchone() is not None
 
     def begin(self) -> None:
         """Another pass."""

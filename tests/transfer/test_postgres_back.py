@@ -141,7 +141,8 @@ def test_a_large_thread_comes_in_many_pages_and_small(database_path: Path, postg
                 parent=number - 1 or None,
             )
         wanted = everything(theirs)
-    from_postgres(postgres, database_path, verify=True)
+    done = from_postgres(postgres, database_path, verify=True)
+    assert done.bytes_after == database_path.stat().st_size < done.bytes_before
     with SqliteSaver(database_path) as saver:
         assert everything(saver) == wanted
         stats = saver.stats()

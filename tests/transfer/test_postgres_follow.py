@@ -129,6 +129,7 @@ def test_without_follow_nothing_is_deleted(database_path: Path, postgres: str) -
 def test_writers_go_on_while_it_is_moved(database_path: Path, postgres: str) -> None:
     """Several threads save, prune and delete; once they pause, both sides are the same."""
     stop = threading.Event()
+    saved = threading.Semaphore(0)
     failed: list[BaseException] = []
 
     def serve(name: str) -> None:
@@ -141,10 +142,12 @@ def test_writers_go_on_while_it_is_moved(database_path: Path, postgres: str) -> 
                         saver.prune([f"{name}-{number % 5}"], keep_last=2)
                     if number % 41 == 0:
                         saver.delete_thread(f"{name}-{number % 5}")
+                    saved.release()
                     if stop.is_set():
                         return
         except BaseException as error:
             failed.append(error)
+            saved.release(100)  # nobody waits for it
 
     with SqliteSaver(database_path) as saver:
         for name in "abc":
@@ -157,6 +160,11 @@ def test_writers_go_on_while_it_is_moved(database_path: Path, postgres: str) -> 
     def pause(done: int, total: int) -> None:
         if done == total:
             passes.append(total)
+        if len(passes) < 4:  # until both have saved again: the next pass has something to do
+            while saved.acquire(blocking=False):
+                pass
+            for _ in range(len(servers) + 1):
+                saved.acquire()
         if len(passes) == 4:
             stop.set()
             for server in servers:
@@ -168,8 +176,8 @@ def test_writers_go_on_while_it_is_moved(database_path: Path, postgres: str) -> 
         stop.set()
         for server in servers:
             server.join()
-    assert len(passes) > 4
     assert failed == []
+    assert len(passes) > 4
     ours, theirs = both(database_path, postgres)
     assert ours == theirs
     assert orphans(postgres) == []
@@ -285,10 +293,43 @@ def test_what_was_made_at_the_target_stays_however_old_its_id_is(
         assert (done.deleted, done.checkpoints) == (0, 1)
         after = everything(target)
         assert {key: after[key] for key in before} == before
-        # Only what 30 came from was at the source.
-        source.prune(["t"])
-        assert move().deleted == 3
-        assert [int(key[-1]) for key in everything(target)] == [40, 26, 25, 15, 5]
+        assert len(after) == len(before) + 1
+
+
+@pytest.mark.parametrize("when", ["meanwhile", "before"])
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_what_a_thread_has_gone_on_from_is_not_deleted(
+    database_path: Path, postgres: str, way: str, when: str
+) -> None:
+    """Values that were made at the target may rest on any of it; other threads are pruned."""
+    with SqliteSaver(database_path) as ours, postgres_saver(postgres) as theirs:
+        ours.setup()
+        theirs.setup()
+        source, target = (ours, theirs) if way == "there" else (theirs, ours)
+
+        def move(*steps: Callable[[], None]) -> Any:
+            during = During(*steps)
+            if way == "there":
+                return to_postgres(database_path, postgres, follow=True, progress=during)
+            return from_postgres(postgres, database_path, follow=True, progress=during)
+
+        def go_on() -> None:
+            save(target, 7, {"list": [7]}, parent=3, thread="used")
+            for name in ("used", "pruned"):
+                source.prune([name])
+                save(source, 6, {"list": [6]}, parent=5, thread=name)
+
+        for name in ("used", "pruned"):
+            chain(source, 5, thread=name)
+        if when == "meanwhile":
+            done = move(go_on)
+        else:
+            move()
+            go_on()
+            done = move()
+        found = sorted((name, int(number)) for name, _, number in everything(target))
+    assert done.deleted == 4
+    assert found == [("pruned", 5), ("pruned", 6), *(("used", number) for number in range(1, 8))]
 
 
 def test_what_never_came_over_is_not_deleted_where_it_is(
