@@ -189,7 +189,7 @@ class Contents:
         if "+" in kind and not data.startswith(MAGIC, 0 if row.base is None else PREFACE):
             raise SerializationError(
                 f"the stored value of channel {row.channel!r} ({row.kind}) is enciphered. "
-                "Give the saver the serde, and the key, that it was saved with."
+                "Give the serde, and the key, that it was saved with."
             )
         mark = FRAME if row.base is None else DIFFERENCE
         if not kind.startswith(mark):

@@ -142,7 +142,7 @@ def _ciphers(serde: SerializerProtocol) -> TypeGuard[EncryptedSerializer]:
 def _unreadable(channel: str, kind: str, error: Exception) -> SerializationError:
     return SerializationError(
         f"the stored value of channel {channel!r} ({kind}) cannot be read: {error}. "
-        "Give the saver the serde, and the key, that it was saved with."
+        "Give the serde, and the key, that it was saved with."
     )
 
 

@@ -172,8 +172,9 @@ def encrypted(key_env: str, serde: SerializerProtocol | None = None) -> Serializ
 
     key = os.fsencode(os.environ.get(key_env, ""))
     if len(key) not in (16, 24, 32):
-        have = f"has {len(key)}" if key else "is not set"
-        fail(f"--key-env {key_env}: an AES key has 16, 24 or 32 bytes, and it {have}", USAGE)
+        if not key:
+            fail(f"--key-env: the variable {key_env} is not set", USAGE)
+        fail(f"--key-env {key_env}: an AES key has 16, 24 or 32 bytes, not {len(key)}", USAGE)
     try:
         return EncryptedSerializer.from_pycryptodome_aes(serde or JsonPlusSerializer(), key=key)
     except ImportError:

@@ -140,7 +140,7 @@ def _place(damage: Damage) -> str:
 # Making room.
 
 
-@command(_group, "compact", "langgraph-sqlite compact agent.db")
+@command(_group, "compact", "langgraph-sqlite compact agent.db", resumable=True)
 def compact(
     file: File,
     threads: Threads = None,

@@ -114,7 +114,10 @@ def threads(
     if json:
         output.document({"total": total, "threads": [_thread_as_json(each) for each in shown]})
     else:
-        _show_threads(shown, sizes=not no_size)
+        if shown:
+            _show_threads(shown, sizes=not no_size)
+        else:
+            output.remark("No thread.")
         _tell_left(total - len(shown), "more thread")
 
 
@@ -534,6 +537,23 @@ def stats(file: File, json: Json = False) -> None:
         output.table(("figure", "value"), [(_words(n), _figure(n, v)) for n, v in figures.items()])
 
 
+# What people call the figures whose names say how they are stored.
+_FIGURES = {
+    "path": "file",
+    "file_bytes": "size",
+    "wal_bytes": "size of the -wal",
+    "free_bytes": "free in the file",
+    "blobs": "stored values",
+    "writes": "pending writes",
+    "checkpoint_bytes": "checkpoints take",
+    "blob_bytes": "values take",
+    "logical_blob_bytes": "… stored whole they would",
+    "write_bytes": "pending writes take",
+    "logical_write_bytes": "… stored whole they would",
+    "schema_version": "migrations applied",
+}
+
+
 def _wal_bytes(file: Path) -> int:
     return size_on_disk(file) - file.stat().st_size
 
@@ -545,7 +565,7 @@ def _is_in_wal_mode(file: Path) -> bool:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return _FIGURES.get(name, name.replace("_", " "))
 
 
 def _figure(name: str, value: object) -> str:

@@ -110,8 +110,9 @@ def typed(command: str, path: Path) -> str:
 
 
 def fail(text: str, status: int) -> NoReturn:
-    """End the command with a line on stderr."""
-    output.remark(text)
+    """End the command with a line on stderr, or several."""
+    for line in text.split("\n"):
+        output.remark(line)
     raise typer.Exit(status)
 
 
@@ -133,14 +134,14 @@ def ask(question: str, yes: bool) -> None:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def reported(resumable: bool = False) -> Iterator[None]:
     """Our errors, and Ctrl-C, as a line on stderr, without a traceback."""
     try:
         yield
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        fail("Stopped.", STOPPED)
+        fail(f"Stopped.{' The same command goes on from here.' if resumable else ''}", STOPPED)
     except (OSError, sqlite3.Error) as error:
         fail(_for_a_terminal(str(error)), PROBLEM)
     except Exception as error:
@@ -152,27 +153,32 @@ def reported() -> Iterator[None]:
 
 
 # What the library's errors say that want a key.
-GIVE_KEY = "Give the saver the serde, and the key, that it was saved with."
+GIVE_KEY = "Give the serde, and the key, that it was saved with."
 _URI = re.compile(r"file://(/.*?)\?(?:mode=ro|immutable=1)")
 
 
 def _for_a_terminal(text: str) -> str:
     """An error's text with paths, not the URIs that files are opened with, and with our options."""
-    text = text.replace(GIVE_KEY, "Name the variable that holds its key: --key-env NAME.")
+    text = text.replace(GIVE_KEY, "It takes the key that it was saved with: --key-env NAME.")
     return _URI.sub(lambda match: unquote(match[1]), text)
 
 
 Function = Callable[..., None]
 
 
-def command(group: typer.Typer, name: str, example: str) -> Callable[[Function], Function]:
-    """Add a command to a group; its errors are a line, and the example is shown by --help."""
+def command(
+    group: typer.Typer, name: str, example: str, *, resumable: bool = False
+) -> Callable[[Function], Function]:
+    """Add a command to a group; its errors are a line, and the example is shown by --help.
+
+    A `resumable` one, stopped, goes on where it was when it is called again.
+    """
 
     def add(function: Function) -> Function:
         @functools.wraps(function)
         def run(**given: object) -> None:
             _refuse_other_text(given.values())
-            with reported():
+            with reported(resumable):
                 function(**given)
 
         group.command(name, epilog=f"\b\nExample:\n  {example}")(run)
@@ -194,12 +200,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that ar
 
 # Arguments that are times.
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(m|h|d|w)", re.IGNORECASE)
-_SECONDS = {"m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(min|h|d|w)", re.IGNORECASE)
+_SECONDS = {"min": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 
 
 def age(text: str, option: str) -> datetime:
-    """The moment that "30d", "12h", "90m", "2w" ago was, or that an ISO 8601 time names (UTC)."""
+    """The moment that "30d", "12h", "90min", "2w" ago was, or that an ISO 8601 time names (UTC)."""
     match = _AGE.fullmatch(text.strip())
     try:
         if match:
@@ -208,4 +214,4 @@ def age(text: str, option: str) -> datetime:
         moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text.strip()))
         return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
     except (ValueError, OverflowError):
-        fail(f"{option} {text!r} is no age or time: as 30d, 12h, 90m, 2w, or 2026-11-21", USAGE)
+        fail(f"{option} {text!r} is no age or time: as 30d, 12h, 90min, 2w, or 2026-11-21", USAGE)

@@ -380,7 +380,8 @@ class Reader:
             raise
         except Exception as error:
             if isinstance(kind, str) and "+" in kind:
-                return Opaque.of(f"enciphered ({kind.partition('+')[2]})", blob)
+                other = ", another key" if inner(self._serde) is not self._serde else ""
+                return Opaque.of(f"enciphered ({kind.partition('+')[2]}{other})", blob)
             reason = getattr(error, "reason", None) or str(error)
             return Opaque.of(f"damaged: {reason}", blob)
 
@@ -543,9 +544,19 @@ def history(
     for number, size in reader.sizes(new).items():
         found[number][0].bytes += size or 0
     steps = [step for step, _ in found]
+    _note_answers(steps)
     if ns == "":
         _add_calls(conn, thread_id, steps)
     return History(thread_id, ns, steps, total)
+
+
+def _note_answers(steps: Sequence[Step]) -> None:
+    """What has gone on was answered; a subgraph has its answer in its own namespace."""
+    gone_on = {step.parent_id for step in steps if step.source == "loop"}
+    for step in steps:
+        if step.checkpoint_id in gone_on:
+            for task in step.tasks:
+                task.resumed = True
 
 
 def _complete(
@@ -557,7 +568,8 @@ def _complete(
     step.bytes += here.bytes
     step.tasks = [task for task_id, task in here.tasks.items() if task_id != _NO_TASK]
     before = written.get(step.parent_id or "", Written())
-    step.ran = _ran(row, above, before.nodes if step.source == "loop" else [])
+    if step.source != "input":  # what was under way at the parent is given up
+        step.ran = _ran(row, above, before.nodes if step.source == "loop" else [])
 
 
 def _ran(row: Row, above: Row | None, wrote: Sequence[str]) -> list[str]:

@@ -43,12 +43,31 @@ Follow = Annotated[
 ]
 
 
+_WORDS = {
+    "threads": "threads at the source",
+    "checkpoints": "checkpoints carried over",
+    "writes": "pending writes carried over",
+    "already_there": "checkpoints that were there",
+    "deleted": "checkpoints deleted at the target",
+    "verified": "checkpoints compared",
+    "bytes_before": "size of the source",
+    "bytes_after": "size of the target",
+}
+
+_QUIET = (
+    "Nothing was left to do. What is saved from now on is not carried: pause the service, and run "
+    "this once more."
+)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.registered_commands += _group.registered_commands
 
 
-@command(_group, "import", "langgraph-sqlite import checkpoints.sqlite agent.db --verify")
+@command(
+    _group, "import", "langgraph-sqlite import checkpoints.sqlite agent.db --verify", resumable=True
+)
 def import_(
     old: Annotated[
         Path,
@@ -86,7 +105,12 @@ def import_(
     _show(done, json)
 
 
-@command(_group, "to-postgres", "langgraph-sqlite to-postgres agent.db postgresql://me@db/agents")
+@command(
+    _group,
+    "to-postgres",
+    "langgraph-sqlite to-postgres agent.db postgresql://me@db/agents",
+    resumable=True,
+)
 def to_postgres(
     file: File,
     uri: Uri,
@@ -115,10 +139,15 @@ def to_postgres(
             progress=report,
         )
     _show(done, json)
+    if follow:
+        output.remark(_QUIET)
 
 
 @command(
-    _group, "from-postgres", "langgraph-sqlite from-postgres postgresql://me@db/agents agent.db"
+    _group,
+    "from-postgres",
+    "langgraph-sqlite from-postgres postgresql://me@db/agents agent.db",
+    resumable=True,
 )
 def from_postgres(
     uri: Uri,
@@ -151,6 +180,8 @@ def from_postgres(
             progress=report,
         )
     _show(done, json)
+    if follow:
+        output.remark(_QUIET)
 
 
 def _serde(key_env: str | None) -> SerializerProtocol | None:
@@ -165,7 +196,8 @@ def _show(done: Transferred, json: bool) -> None:
         output.document(figures)
         return
     rows = [
-        (name.replace("_", " "), output.size(value) if name.startswith("bytes") else value)
+        (_WORDS[name], output.size(value) if name.startswith("bytes") else value)
         for name, value in figures.items()
+        if value or name != "deleted"
     ]
-    output.table(("carried over", "count"), rows, " r")
+    output.table(("figure", "value"), rows, " r")

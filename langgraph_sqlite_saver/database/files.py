@@ -10,7 +10,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -254,6 +254,14 @@ class DatabaseFile:
             conn.close()
             raise
         return conn
+
+
+def take_empty_wal_away(location: Location) -> None:
+    """Reading makes one where its owner has left none; SQLite itself takes it away again."""
+    with suppress(OSError, sqlite3.Error):
+        if location.wal.exists() and location.wal.stat().st_size == 0:
+            with closing(connect(location.uri(mode="rw"))) as conn:
+                conn.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def migrate(conn: sqlite3.Connection, schema: Schema) -> None:

@@ -67,7 +67,7 @@ def _with_its_parts(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _damaged(kind: str, error: Exception) -> TransferError:
-    return TransferError(f"it is damaged ({kind}): {error}")
+    return TransferError(f"it is damaged ({kind}): {str(error) or type(error).__name__}")
 
 
 def cut_write(serde: SerializerProtocol, kind: str, data: bytes) -> Blob:

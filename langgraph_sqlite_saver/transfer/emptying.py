@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..checkpoints.reading import Row
 from ..checkpoints.sql import BLOB_COLUMNS, COLUMNS
 from ..checkpoints.values import Blob, seal
 from ..database import CannotOpenError, Database, ReadOnlyError, migrations
-from ..database.files import Location, StrPath, connect
+from ..database.files import Location, StrPath, take_empty_wal_away
 
 PAGE = 1_000
 
@@ -182,7 +181,7 @@ def opened(path: StrPath) -> Iterator[Database]:
             yield database
     finally:
         if not had_wal:
-            _take_wal_away(location)
+            take_empty_wal_away(location)
 
 
 def _bring_up_to_date(database: Database, path: StrPath) -> None:
@@ -194,14 +193,6 @@ def _bring_up_to_date(database: Database, path: StrPath) -> None:
                 raise CannotOpenError(f"{path} has no tables of SqliteSaver's") from None
         with Database(path, schemas=[SCHEMA]) as writable:
             writable.open()
-
-
-def _take_wal_away(location: Location) -> None:
-    """Reading makes an empty one where there is none; SQLite itself takes it away."""
-    with suppress(OSError, sqlite3.Error):
-        if location.wal.exists() and location.wal.stat().st_size == 0:
-            with closing(connect(location.uri(mode="rw"))) as conn:
-                conn.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def entries(

@@ -12,7 +12,6 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 from ..checkpoints import pending, writing
 from ..checkpoints.config import Address
 from ..checkpoints.errors import SerializationError
-from ..checkpoints.history import Place
 from ..checkpoints.lineage import Lineage
 from ..checkpoints.pending import CarriedWrite
 from ..database import InvalidInputError, InvalidTypeError
@@ -126,9 +125,3 @@ class Filling:
         # Before the commit: what rests on the history's chains looks whether they are in the file.
         self._lineage.remember(request.place, head)
         self._saver.history.remember(request.place, request.learnt)
-
-
-def stored_ids(conn: Connection, place: Place) -> set[str]:
-    """The checkpoints that a file has of a thread and namespace."""
-    query = "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?"
-    return {checkpoint_id for (checkpoint_id,) in conn.execute(query, place)}

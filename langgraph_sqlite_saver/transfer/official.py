@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import closing
+from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +23,7 @@ from ..saver import SqliteSaver
 from .comparing import Expected, difference, plain_reader
 from .cutting import KINDS, KINDS_OF_VALUES, cut, cut_write, deciphered
 from .errors import TransferError, VerificationError
-from .filling import Carried, Filling, stored_ids
+from .filling import Carried, Filling
 from .official_file import OfficialFile, OldCheckpoint, WriteKey
 from .result import Progress, Transferred, size_on_disk
 
@@ -69,6 +70,8 @@ def import_official(
         StorageError: What else can be wrong with a file; a subclass says what to do.
     """
     with closing(OfficialFile(old)) as source:
+        if Path(new).exists() and Path(new).samefile(old):
+            raise TransferError(f"{new} is the old file: give the new one another name")
         if serde is None:
             _check_kinds(source)
         else:
@@ -214,7 +217,7 @@ class _Import:
 
     def _carry_place(self, place: Place) -> None:
         ids = self._source.checkpoint_ids(place)
-        there = self._saver.database.read(stored_ids, place)
+        there = self._saver.database.read(_stored_ids, place)
         self._carry_writes_alone(
             place, set(ids) - there, has_gone_on=max(there, default="") > max(ids, default="")
         )
@@ -335,6 +338,12 @@ class _Import:
             (each.task_id, each.channel, value) for each, value in zip(writes, values, strict=True)
         ]
         return Expected(row.parent_id or None, checkpoint, _metadata(row), written)
+
+
+def _stored_ids(conn: Connection, place: Place) -> set[str]:
+    """The checkpoints that a file has of a thread and namespace."""
+    query = "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?"
+    return {checkpoint_id for (checkpoint_id,) in conn.execute(query, place)}
 
 
 def _stored_writes(conn: Connection, place: Place, first: str, last: str) -> set[WriteKey]:

@@ -7,17 +7,16 @@ and `writes`. Files of 2.x lack `writes.task_path` until a newer version has wri
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from ..checkpoints.config import Address
 from ..checkpoints.history import Place
-from ..database import UnknownSchemaError
+from ..database import CannotOpenError, UnknownSchemaError
 from ..database.errors import translated
-from ..database.files import DatabaseFile, Location, StrPath, connect
+from ..database.files import DatabaseFile, Location, StrPath, take_empty_wal_away
 from .errors import TransferError
 
 _COLUMNS = {
@@ -85,6 +84,10 @@ class OfficialFile:
     def __init__(self, path: StrPath) -> None:
         self.name = str(path)
         self._path = Path(path).resolve()
+        if not self._path.exists():
+            raise CannotOpenError(f"there is no file {path}")
+        if self._path.stat().st_size == 0:
+            raise CannotOpenError(f"{path} is empty")
         self._wal = Path(f"{self._path}-wal")
         had_wal = self._wal.exists()
         # Who cannot write to the file could not take away again what reading puts beside it.
@@ -201,8 +204,5 @@ class OfficialFile:
     def close(self) -> None:
         """Let go of the file."""
         self._conn.close()
-        # Reading made an empty -wal where its owner had left none; SQLite itself takes it away.
-        with suppress(OSError, sqlite3.Error):
-            if self._made_wal and self._wal.exists() and self._wal.stat().st_size == 0:
-                with closing(connect(Location.of(self._path).uri(mode="rw"))) as conn:
-                    conn.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if self._made_wal:
+            take_empty_wal_away(Location.of(self._path))

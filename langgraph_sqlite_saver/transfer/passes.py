@@ -8,6 +8,7 @@ from itertools import chain, groupby
 
 from ..checkpoints.history import Place
 from .emptying import PAGE, Entry, Key, in_pages, with_heads
+from .errors import TransferError
 from .failures import Failures
 from .result import Progress
 from .seen import Seen
@@ -40,6 +41,10 @@ class Passes(ABC):
             self._is_first = False
             if seen is None or before == (self._found, self._deleted):
                 break
+        unknown = sorted(set(self._threads or ()) - self._found_threads)
+        self._failures.add(
+            {each: TransferError(f"there is no thread {each!r}") for each in unknown}
+        )
         self._failures.raise_()
 
     def _pass(self, seen: Seen | None) -> None:

@@ -52,7 +52,7 @@ def to_postgres(
             `EncryptedSerializer`: their differences cannot be undone without the key.
         verify: Compare every checkpoint, also those that are there already.
         follow: Go through the file again and again until there is nothing left to do, so that
-            only the last, short pass has to wait for a pause of the service. What is deleted in
+            one more, short call is enough once the service has paused. What is deleted in
             the file is deleted in Postgres: what this call has seen there, and what an earlier
             call carried that checkpoints which remain came from. What was made in Postgres stays.
         progress: Called as `progress(checkpoints_done, checkpoints_total)`, anew for each time the

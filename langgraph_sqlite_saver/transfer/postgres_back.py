@@ -194,8 +194,8 @@ class Returning(Passes):
         kind, data = unseal(self._serde, channel, *blob)
         if "+" in kind and inlines(self._serde):  # the usual serialiser has no such types
             raise TransferError(
-                f"channel {channel!r}: it is enciphered ({kind}). Give the serde "
-                "(EncryptedSerializer) that it was saved with"
+                f"channel {channel!r}: it is enciphered ({kind}). "
+                "Give the serde, and the key, that it was saved with."
             )
         return kind, data
 

@@ -103,7 +103,7 @@ def _locked(conn: Connection, serde: SerializerProtocol, thread_id: str) -> Tran
         return None
     return TransferError(
         f"{_named(thread_id, row)}: it is enciphered, and its differences cannot be undone without "
-        "the key. Give the serde (EncryptedSerializer) that it was saved with"
+        "the key. Give the serde, and the key, that it was saved with."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from langgraph.graph import START, StateGraph
-from langgraph.types import Send
+from langgraph.types import Command, Send, interrupt
 from savers.helpers import chain, id_of, messages, place, save
 
 from langgraph_sqlite_saver import SqliteSaver
@@ -467,7 +467,7 @@ def test_ages(cli: Cli, tmp_path: Path) -> None:
     with SqliteSaver(tmp_path / "a.db") as saver:
         for thread, past in (("new", timedelta(minutes=1)), ("old", timedelta(hours=3))):
             save(saver, 1, {"n": 1}, thread=thread, ts=(now - past).isoformat())
-    for given, expected in (("90m", "old"), ("2h", "old"), ("1d", None)):
+    for given, expected in (("90min", "old"), ("2h", "old"), ("1d", None)):
         found = cli.json("threads", tmp_path / "a.db", "--older-than", given)["threads"]
         assert [each["thread_id"] for each in found] == ([expected] if expected else [])
     for wrong in ("soon", "9" * 30 + "d", "2026-13-01"):
@@ -480,3 +480,59 @@ def test_json_is_ascii(cli: Cli, tmp_path: Path) -> None:
         save(saver, 1, {"text": "研究"}, thread="研究")
     printed = cli("threads", tmp_path / "u.db", "--json")
     assert printed.isascii() and json.loads(printed)["threads"][0]["thread_id"] == "研究"
+
+
+# what a graph did
+
+
+def test_an_answered_subgraph_is_answered_in_its_caller_too(cli: Cli, tmp_path: Path) -> None:
+    """The answer is written in the subgraph's namespace; its caller has gone on."""
+
+    def ask(state: graphs.Talk) -> graphs.Talk:
+        return {"log": [interrupt("sure?")]}
+
+    inner = StateGraph(graphs.Talk).add_node("ask", ask).add_edge(START, "ask").compile()
+    outer = StateGraph(graphs.Talk).add_node("sub", inner).add_edge(START, "sub")
+    path = tmp_path / "agent.db"
+    with SqliteSaver(path) as saver:
+        graph = outer.compile(checkpointer=saver)
+        graph.invoke({"log": []}, graphs.config("t"))
+        assert tasks_with_interrupts(cli.json("show", path, "t")) == [("sub", False)]
+        graph.invoke(Command(resume="yes"), graphs.config("t"))
+    assert tasks_with_interrupts(cli.json("show", path, "t")) == [("sub", True)]
+
+
+def tasks_with_interrupts(shown: Any) -> list[tuple[str, bool]]:
+    steps = [step for each in shown["namespaces"] for step in each["checkpoints"]]
+    return [(t["node"], t["resumed"]) for step in steps for t in step["tasks"] if t["interrupts"]]
+
+
+def test_what_was_given_up_did_not_run(cli: Cli, tmp_path: Path) -> None:
+    """New input at a checkpoint whose next node had not run: that node made nothing of it."""
+    builder = StateGraph(graphs.Talk)
+    for name in ("one", "two"):
+        builder.add_node(name, lambda state, name=name: {"log": [name]})
+    builder.add_edge(START, "one").add_edge("one", "two")
+    path = tmp_path / "agent.db"
+    with SqliteSaver(path) as saver:
+        graph = builder.compile(checkpointer=saver)
+        graph.invoke({"log": []}, graphs.config("t"))
+        before = next(s for s in graph.get_state_history(graphs.config("t")) if s.next == ("two",))
+        graph.invoke({"log": ["new"]}, before.config)
+    (shown,) = cli.json("show", path, "t")["namespaces"]
+    ran = [(step["source"], step["ran"]) for step in shown["checkpoints"]]
+    assert [each for each in ran if each[0] == "input"] == [("input", [])] * 2
+    assert [names for _, names in ran if names] == [
+        ["__start__"], ["one"], ["two"], ["__start__"], ["one"], ["two"],
+    ]  # fmt: skip
+
+
+def test_minutes_are_no_months(cli: Cli, chains: Path) -> None:
+    """6m may be meant as either, and is refused where threads would be deleted."""
+    assert "90min" in cli.problem("expire", chains, "--older-than", "6m", "--yes", status=2)
+    assert cli.json("threads", chains)["total"] == 3
+
+
+def test_no_thread_is_said(cli: Cli, chains: Path) -> None:
+    """Where none matches there is no bare heading."""
+    assert cli("threads", chains, "--match", "nothing") == ""

@@ -124,7 +124,8 @@ def test_ctrl_c(cli: Cli, tmp_path: Path) -> None:
         out, _ = process.communicate(timeout=30)
     os.close(mine)
     assert (process.returncode, out) == (130, b"")
-    assert b"Stopped.\r\n" in shown and b"Traceback" not in shown
+    assert b"Stopped. The same command goes on from here.\r\n" in shown
+    assert b"Traceback" not in shown
     with SqliteSaver(path) as saver:
         expect(saver, 60)
 

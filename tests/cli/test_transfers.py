@@ -35,9 +35,8 @@ def test_import(cli: Cli, old: Path, tmp_path: Path) -> None:
     """import carries every thread over, and tells how many; doing it again adds nothing."""
     new, before = tmp_path / "new.db", old.read_bytes()
     printed = cli("import", old, new, "--verify")
-    assert re.search(r"^threads +2$", printed, re.M) and re.search(
-        "^checkpoints +23$", printed, re.M
-    )
+    assert re.search(r"^threads at the source +2$", printed, re.M)
+    assert re.search(r"^checkpoints carried over +23$", printed, re.M)
     with official_saver(old) as official, SqliteSaver(new) as saver:
         assert len(dump(official)) == len(dump(saver)) == 23
         expect(saver, 20)
@@ -84,7 +83,7 @@ def test_to_postgres_and_back(cli: Cli, example: Path, tmp_path: Path, postgres:
     some = cli.json("to-postgres", example, postgres, "--thread", "failed", "--thread", "objects")
     assert some["threads"] == 2
     printed = cli("to-postgres", example, postgres, "--verify")
-    assert re.search(r"^already there +5$", printed, re.MULTILINE)
+    assert re.search(r"^checkpoints that were there +5$", printed, re.MULTILINE)
     back = tmp_path / "back.db"
     assert cli.json("from-postgres", postgres, back, "--verify")["threads"] == 3
     for thread in ("house", "objects", "failed"):

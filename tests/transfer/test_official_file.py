@@ -367,9 +367,9 @@ def ours(path: Path) -> None:
 
 
 NO_FILES = {
-    no_file: (CannotOpenError, "does not exist"),
+    no_file: (CannotOpenError, "there is no file"),
     directory: (CannotOpenError, "directory"),
-    empty: (UnknownSchemaError, "not written by langgraph-checkpoint-sqlite"),
+    empty: (CannotOpenError, "is empty"),
     text: (NotADatabaseError, "database"),
     nearly: (StorageError, "."),
     no_tables: (UnknownSchemaError, "not written by langgraph-checkpoint-sqlite"),
@@ -408,9 +408,12 @@ def test_a_file_of_the_official_saver_is_no_target(old: Path, tmp_path: Path) ->
     for path in (old, other):
         with official_saver(path) as saver:
             fill(saver)
-    for target in (other, old):
+    for target, kind, reason in (
+        (other, UnknownSchemaError, "langgraph-checkpoint-sqlite"),
+        (old, TransferError, "is the old file"),
+    ):
         before = target.read_bytes()
-        with pytest.raises(UnknownSchemaError, match="langgraph-checkpoint-sqlite"):
+        with pytest.raises(kind, match=reason):
             import_official(old, target)
         assert target.read_bytes() == before
 

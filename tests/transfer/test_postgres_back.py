@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from langgraph_sqlite_saver import SqliteSaver
+from langgraph_sqlite_saver.transfer import TransferError
 from langgraph_sqlite_saver.transfer.postgres import from_postgres, to_postgres
 
 from .postgres_threads import (
@@ -65,13 +66,15 @@ def test_there_and_back_again_is_as_before(
 
 
 def test_only_the_threads_that_are_named(database_path: Path, postgres: str) -> None:
-    """The others stay where they are."""
+    """The others stay where they are; one that is not there is told."""
     with postgres_saver(postgres) as theirs:
         theirs.setup()
         for name in "abc":
             chain(theirs, 2, thread=name)
-    done = from_postgres(postgres, database_path, threads=["c", "a", "none"])
-    assert (done.threads, done.checkpoints) == (2, 4)
+    done = from_postgres(postgres, database_path, threads=["c"])
+    assert (done.threads, done.checkpoints) == (1, 2)
+    with pytest.raises(TransferError, match="no thread 'none'"):
+        from_postgres(postgres, database_path, threads=["a", "none"])
     with SqliteSaver(database_path) as saver:
         assert {key[0] for key in everything(saver)} == {"a", "c"}
 

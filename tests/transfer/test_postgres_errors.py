@@ -171,7 +171,7 @@ def test_an_encrypted_file_without_its_key(database_path: Path, postgres: str) -
             save(saver, number, {"list": [prose(9_000), number]}, thread="large")
         saver.put_writes(place(1, "large"), [("x", prose(9_000))], "task")
         small = {key: said for key, said in everything(saver).items() if key[0] == "small"}
-    with pytest.raises(TransferError, match=r"thread 'large'.*channel 'list'.*EncryptedSerializer"):
+    with pytest.raises(TransferError, match=r"thread 'large'.*channel 'list'.*the key"):
         to_postgres(database_path, postgres)
     with postgres_saver(postgres, key) as theirs:
         assert everything(theirs) == small
@@ -267,7 +267,7 @@ def test_an_encrypted_postgres_without_its_key(database_path: Path, postgres: st
     with postgres_saver(postgres, serde(True)) as theirs:
         theirs.setup()
         chain(theirs, 2)
-    with pytest.raises(TransferError, match=r"thread 't'.*channel 'list'.*EncryptedSerializer"):
+    with pytest.raises(TransferError, match=r"thread 't'.*channel 'list'.*the key"):
         from_postgres(postgres, database_path)
     with SqliteSaver(database_path) as saver:
         assert everything(saver) == {}

@@ -15,6 +15,7 @@ from langgraph.types import Command
 from langgraph_sqlite_saver import SqliteSaver
 from langgraph_sqlite_saver.checkpoints import SCHEMA
 from langgraph_sqlite_saver.database import Database
+from langgraph_sqlite_saver.transfer import TransferError
 from langgraph_sqlite_saver.transfer.postgres import from_postgres, to_postgres
 
 from .official import contents
@@ -121,12 +122,14 @@ def test_a_file_of_an_older_release_is_brought_up_to_date(
 
 
 def test_only_the_threads_that_are_named(database_path: Path, postgres: str) -> None:
-    """The others stay where they are; one that is not there is no error."""
+    """The others stay where they are; one that is not there is told."""
     with SqliteSaver(database_path) as saver:
         for name in "abc":
             chain(saver, 2, thread=name)
-    done = to_postgres(database_path, postgres, threads=["c", "a", "none"])
-    assert (done.threads, done.checkpoints) == (2, 4)
+    done = to_postgres(database_path, postgres, threads=["c"])
+    assert (done.threads, done.checkpoints) == (1, 2)
+    with pytest.raises(TransferError, match="no thread 'none'"):
+        to_postgres(database_path, postgres, threads=["a", "none"])
     assert query(postgres, "SELECT DISTINCT thread_id FROM checkpoints ORDER BY 1") == [
         ("a",),
         ("c",),
