@@ -1,6 +1,7 @@
 """`python -m benchmarks`: measure, print the tables, write results.json and results.png.
 
-The relay's benchmarks are a group, `--only relay`, with a table, relay.json and relay.png.
+Two groups have a table and results of their own: `--only relay`, relay.json and relay.png; and
+`--only moves`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from benchmarks import (
     graphs,
     history,
     history_reads,
-    importing,
-    postgres,
+    moves,
     processes,
     reads,
     relay,
@@ -44,12 +44,12 @@ GROUPS = (
     history,
     history_reads,
     compaction,
-    importing,
-    postgres,
     processes,
     stalls,
+    moves,
     relay,
 )
+APART = (relay, moves)
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for group in GROUPS for benchmark in group.BENCHMARKS
 }
@@ -63,14 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rounds = options.rounds or (1 if options.quick else 11)
     about = environment.describe(quick=options.quick, rounds=rounds)
-    about["versions"] |= relay.versions()
+    for group in APART:
+        about["versions"] |= group.versions()
     found, failed = _run(_chosen(options.only), Scale(options.quick), rounds, options.without)
     _print(about, found)
-    savers, of_relay = _parted(found)
-    if savers:
-        _write(options.out, "results", about, savers)
-    if of_relay:
-        _write(options.out, relay.NAME, about, of_relay)
+    for name, part in _parted(found).items():
+        _write(options.out, name, about, part)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -78,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = [*BENCHMARKS, relay.NAME]
+    names = [*BENCHMARKS, *(group.NAME for group in APART)]
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=names, help="these only; relay: its group"
+        "--only", nargs="+", metavar="NAME", choices=names, help="these only; relay, moves: groups"
     )
     parser.add_argument(
         "--without",
@@ -98,15 +96,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chosen(only: Sequence[str] | None) -> list[Benchmark]:
     """All, or those that are named, alone or as a group."""
-    groups = {relay.NAME: [benchmark.name for benchmark in relay.BENCHMARKS]}
+    groups = {group.NAME: [benchmark.name for benchmark in group.BENCHMARKS] for group in APART}
     names = (each for name in only or BENCHMARKS for each in groups.get(name, [name]))
     return [BENCHMARKS[name] for name in dict.fromkeys(names)]
 
 
-def _parted(found: Sequence[Result]) -> tuple[list[Result], list[Result]]:
-    """What was found of the savers, and of the relay."""
-    savers = [result for result in found if result.benchmark not in relay.BENCHMARKS]
-    return savers, [result for result in found if result.benchmark in relay.BENCHMARKS]
+def _parted(found: Sequence[Result]) -> dict[str, list[Result]]:
+    """What was found of the savers, as "results", and of each group that stands apart."""
+    names = {each.name: group.NAME for group in APART for each in group.BENCHMARKS}
+    parts: dict[str, list[Result]] = {}
+    for result in found:
+        parts.setdefault(names.get(result.benchmark.name, "results"), []).append(result)
+    return parts
 
 
 def _list() -> None:
@@ -133,12 +134,12 @@ def _run(
 
 
 def _print(about: dict[str, Any], found: Sequence[Result]) -> None:
-    savers, of_relay = _parted(found)
     parts = [report.header(about)]
-    if savers:
-        parts += [report.table(savers), report.losses(savers)]
-    if of_relay:
-        parts.append(relay.table(of_relay))
+    for name, results_ in _parted(found).items():
+        if name == "results":
+            parts += [report.table(results_), report.losses(results_)]
+        else:
+            parts.append(relay.table(results_))
     for part in parts:
         print(f"\n{part}")
     print(f"\n{report.score(found)}")
