@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from time import perf_counter
 from benchmarks.benchmark import Bar, Benchmark, Measure, Measurement, Metric, Scale, at_most
 from benchmarks.contestants import CONTESTANTS, OFFICIAL_NORMAL, OURS_NORMAL, Contestant
 from benchmarks.conversations import chat_agent
+from benchmarks.memory import peak_megabytes
 from langgraph_sqlite_saver.transfer import import_official
 
 # Of the chat with 50 KB of files, whose file is then 1 GB.
@@ -44,11 +44,10 @@ def main(old: str, new: str) -> None:
     start = perf_counter()
     done = import_official(old, new)
     seconds = perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     figures = {
         "speed": done.bytes_before / seconds / 1e6,
         "read": done.bytes_before / 1e6,
-        "peak": peak / 1e6,
+        "peak": peak_megabytes(),
         "times": done.bytes_before / done.bytes_after,
     }
     print(json.dumps(figures))

@@ -6,14 +6,13 @@ Goes through all keys twice, and prints as JSON the seconds of each pass and its
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from benchmarks.memory import peak_megabytes
 from langgraph_sqlite_saver.relay import RelayStore
 from langgraph_sqlite_saver.relay.follow import Follower
 
@@ -37,17 +36,7 @@ def follow(url: str, path: str) -> dict[str, float]:
         follower = Passes(store, scan_interval=0, report=to_stderr)
         follower.run(threading.Event())
     first, second = follower.seconds
-    return {"first": first, "second": second, "peak": _peak()}
-
-
-def _peak() -> float:
-    """Megabytes: where Linux tells, of this program alone, without who started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024 / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return {"first": first, "second": second, "peak": peak_megabytes()}
 
 
 def to_stderr(line: str) -> None:

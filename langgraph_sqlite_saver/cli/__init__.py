@@ -1,7 +1,7 @@
 """The command line, `langgraph-sqlite`: checkpoint files, and a relay's data.
 
-Nothing of LangGraph, Redis or Postgres is imported before a command needs it: help and completion
-come at once, and a command works without what others need.
+Nothing of Redis or Postgres, and of LangGraph no more than the package itself wants, is imported
+before a command needs it: a command works without what others need.
 """
 
 from __future__ import annotations

@@ -262,9 +262,9 @@ def prune(
 
 def _counts(saver: SqliteSaver, ids: list[str] | None) -> dict[str, int]:
     """How many checkpoints threads have, all of which are there; every thread for None."""
-    from . import states
+    from . import finding
 
-    return saver.database.read(states.counts, ids)
+    return saver.database.read(finding.counts, ids)
 
 
 @command(_group, "expire", "langgraph-sqlite expire agent.db --older-than 30d --dry-run")
@@ -338,14 +338,14 @@ def copy(
     json: Json = False,
 ) -> None:
     """Copy a thread under a new id, in the same file."""
-    from . import states
+    from . import finding
 
     with _changing(file, key_env) as saver:
         _counts(saver, [thread])
-        if saver.database.read(states.count, target):
+        if saver.database.read(finding.count, target):
             fail(f"there is a thread {target!r} already: give the copy another id", PROBLEM)
         saver.copy_thread(thread, target)
-        copied = saver.database.read(states.count, target)
+        copied = saver.database.read(finding.count, target)
     if json:
         output.document({"thread_id": target, "checkpoints": copied})
     else:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from .changes import Change
+    from .finding import Thread
     from .pretty import Limits
-    from .states import History, State, Step, Task, Thread
+    from .states import History, State, Step, Task
 
 _group = typer.Typer()
 
@@ -97,11 +98,11 @@ def threads(
     after = age(newer_than, "--newer-than") if newer_than else None
     if no_size and sort is Sort.size:
         fail("--sort size needs the sizes: leave --no-size out", USAGE)
-    from . import states
+    from . import finding
     from .files import look
 
     def gather(conn: sqlite3.Connection) -> tuple[list[Thread], int]:
-        found = [each for each in states.threads(conn) if _wanted(each, match, before, after)]
+        found = [each for each in finding.threads(conn) if _wanted(each, match, before, after)]
         if sort is Sort.size:
             _add_sizes(conn, found, json)
         _sort(found, sort, reverse)
@@ -133,11 +134,11 @@ def _show_threads(shown: Sequence[Thread], *, sizes: bool) -> None:
 
 
 def _add_sizes(conn: sqlite3.Connection, found: Sequence[Thread], json: bool) -> None:
-    from . import states
+    from . import finding
 
     with output.progress("summing up", quiet=json, unit="threads") as report:
         for done, each in enumerate(found, 1):
-            each.bytes = states.size(conn, each.thread_id)
+            each.bytes = finding.size(conn, each.thread_id)
             if report:
                 report(done, len(found))
 
@@ -211,13 +212,13 @@ def show(
     The newest is last. For each: its step and source, the nodes that ran to make it, the nodes that
     are next, when, and the bytes stored for it; interrupts and errors below it.
     """
-    from . import states
+    from . import finding, states
     from .files import look, reader
 
     serde = reader(key_env)
 
     def gather(conn: sqlite3.Connection) -> tuple[list[History], dict[str, int]]:
-        ids = states.Ids(conn, thread)
+        ids = finding.Ids(conn, thread)
         if subgraphs:
             within = "" if ns is None else ids.namespace(ns)
             names = [each for each in ids.namespaces if each.startswith(within)]
@@ -243,10 +244,10 @@ def show(
 
 def _show_history(history: History, short: int | None) -> None:
     """The tree; on a terminal, with the last characters of ids that tell them apart."""
-    from . import states
+    from .tree import tree
 
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    branches = list(states.tree(history.steps, ascii=not encoding.startswith("utf")))
+    branches = list(tree(history.steps, ascii=not encoding.startswith("utf")))
     rows = [["checkpoint", "step", "source", "ran", "next", "time (UTC)", "size"]]
     rows += [_row(each.lead, each.step, short) for each in branches]
     heading, *lines = output.columns(rows, " r    r")
@@ -375,13 +376,13 @@ def _states(
     file: Path, thread: str, wanted: Sequence[str], ns: str | None, key_env: str | None
 ) -> list[State]:
     """The states at some checkpoints of a thread, in one snapshot."""
-    from . import states
+    from . import finding, states
     from .files import look, reader
 
     serde: SerializerProtocol = reader(key_env)
 
     def gather(conn: sqlite3.Connection) -> list[State]:
-        ids = states.Ids(conn, thread)
+        ids = finding.Ids(conn, thread)
         places = [ids.find(each, ns) for each in wanted]
         return [states.state(conn, serde, thread, *place) for place in places]
 
