@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,37 @@ def both(path: Path, uri: str) -> tuple[Any, Any]:
     """What each saver says."""
     with SqliteSaver(path) as ours, postgres_saver(uri) as theirs:
         return everything(ours), everything(theirs)
+
+
+@dataclass
+class Between:
+    """Two savers, and moving from the one to the other."""
+
+    way: str
+    source: Any
+    target: Any
+    move: Callable[..., Any]
+
+
+@pytest.fixture(params=["there", "back"])
+def between(
+    request: pytest.FixtureRequest, database_path: Path, postgres: str
+) -> Iterator[Between]:
+    """From our file to Postgres, and back."""
+
+    def there(*steps: Callable[[], None], follow: bool = True) -> Any:
+        return to_postgres(database_path, postgres, follow=follow, progress=During(*steps))
+
+    def back(*steps: Callable[[], None], follow: bool = True) -> Any:
+        return from_postgres(postgres, database_path, follow=follow, progress=During(*steps))
+
+    with SqliteSaver(database_path) as ours, postgres_saver(postgres) as theirs:
+        ours.setup()
+        theirs.setup()
+        if request.param == "there":
+            yield Between("there", ours, theirs, there)
+        else:
+            yield Between("back", theirs, ours, back)
 
 
 def test_what_comes_meanwhile_is_carried(database_path: Path, postgres: str) -> None:
@@ -226,108 +258,72 @@ def test_nothing_is_deleted_in_the_file_that_was_not_seen(
     assert both(database_path, postgres)[0] == before
 
 
-@pytest.mark.parametrize("way", ["there", "back"])
-def test_what_was_deleted_between_two_calls_is_deleted(
-    database_path: Path, postgres: str, way: str
-) -> None:
+def test_what_was_deleted_between_two_calls_is_deleted(between: Between, postgres: str) -> None:
     """Of threads that go on at the source: what is older than their newest, with blobs and writes.
 
     What the target has of its own stays: newer checkpoints, threads, one of the same name.
     """
-    with SqliteSaver(database_path) as ours, postgres_saver(postgres) as theirs:
-        ours.setup()
-        theirs.setup()
-        source, target = (ours, theirs) if way == "there" else (theirs, ours)
-
-        def move() -> Any:
-            if way == "there":
-                return to_postgres(database_path, postgres, follow=True)
-            return from_postgres(postgres, database_path, follow=True)
-
-        chain(source, 5, thread="pruned")
-        source.put_writes(place(2, "pruned"), [("list", [1])], "task")
-        chain(source, 3, thread="same name", start=7)
-        move()
-        source.prune(["pruned"])
-        chain(source, 1, thread="pruned", start=6)
-        save(target, 9, {"list": ["newer"]}, thread="pruned")
-        chain(target, 2, thread="own")
-        target.delete_thread("same name")
-        chain(target, 3, thread="same name")
-        done = move()
-        stored_again = way == "back"  # number 5, which has no parent now
-        assert (done.deleted, done.checkpoints) == (4, 1 + 3 + stored_again)
-        found = everything(target)
+    source, target, move = between.source, between.target, between.move
+    chain(source, 5, thread="pruned")
+    source.put_writes(place(2, "pruned"), [("list", [1])], "task")
+    chain(source, 3, thread="same name", start=7)
+    move()
+    source.prune(["pruned"])
+    chain(source, 1, thread="pruned", start=6)
+    save(target, 9, {"list": ["newer"]}, thread="pruned")
+    chain(target, 2, thread="own")
+    target.delete_thread("same name")
+    chain(target, 3, thread="same name")
+    done = move()
+    stored_again = between.way == "back"  # number 5, which has no parent now
+    assert (done.deleted, done.checkpoints) == (4, 1 + 3 + stored_again)
+    found = everything(target)
     names = [(thread_id, checkpoint_id) for thread_id, _, checkpoint_id in found]
     numbered = [(thread_id, int(checkpoint_id)) for thread_id, checkpoint_id in names]
     assert sorted(numbered) == [
-        ("own", 1), ("own", 2), *(("pruned", number) for number in (5, 6, 9)),
-        *(("same name", number) for number in (1, 2, 3, 7, 8, 9)),
+    ("own", 1), ("own", 2), *(("pruned", number) for number in (5, 6, 9)),
+    *(("same name", number) for number in (1, 2, 3, 7, 8, 9)),
     ]  # fmt: skip
     assert orphans(postgres) == []
 
 
-@pytest.mark.parametrize("way", ["there", "back"])
-def test_what_was_made_at_the_target_stays_however_old_its_id_is(
-    database_path: Path, postgres: str, way: str
-) -> None:
+def test_what_was_made_at_the_target_stays_however_old_its_id_is(between: Between) -> None:
     """Made by a clock that is behind, where both sides went on, or under ids that are no times."""
-    with SqliteSaver(database_path) as ours, postgres_saver(postgres) as theirs:
-        ours.setup()
-        theirs.setup()
-        source, target = (ours, theirs) if way == "there" else (theirs, ours)
-
-        def move() -> Any:
-            if way == "there":
-                return to_postgres(database_path, postgres, follow=True)
-            return from_postgres(postgres, database_path, follow=True)
-
-        for number in (10, 20, 30):
-            save(source, number, {"list": [number]}, parent=number - 10 or None)
-        move()
-        for number, parent in ((5, None), (15, 30), (25, 15), (26, 10)):
-            save(target, number, {"list": [number]}, parent=parent)
-        before = everything(target)
-        save(source, 40, {"list": [40]}, parent=30)
-        done = move()
-        assert (done.deleted, done.checkpoints) == (0, 1)
-        after = everything(target)
-        assert {key: after[key] for key in before} == before
-        assert len(after) == len(before) + 1
+    source, target, move = between.source, between.target, between.move
+    for number in (10, 20, 30):
+        save(source, number, {"list": [number]}, parent=number - 10 or None)
+    move()
+    for number, parent in ((5, None), (15, 30), (25, 15), (26, 10)):
+        save(target, number, {"list": [number]}, parent=parent)
+    before = everything(target)
+    save(source, 40, {"list": [40]}, parent=30)
+    done = move()
+    assert (done.deleted, done.checkpoints) == (0, 1)
+    after = everything(target)
+    assert {key: after[key] for key in before} == before
+    assert len(after) == len(before) + 1
 
 
 @pytest.mark.parametrize("when", ["meanwhile", "before"])
-@pytest.mark.parametrize("way", ["there", "back"])
-def test_what_a_thread_has_gone_on_from_is_not_deleted(
-    database_path: Path, postgres: str, way: str, when: str
-) -> None:
+def test_what_a_thread_has_gone_on_from_is_not_deleted(between: Between, when: str) -> None:
     """Values that were made at the target may rest on any of it; other threads are pruned."""
-    with SqliteSaver(database_path) as ours, postgres_saver(postgres) as theirs:
-        ours.setup()
-        theirs.setup()
-        source, target = (ours, theirs) if way == "there" else (theirs, ours)
+    source, target, move = between.source, between.target, between.move
 
-        def move(*steps: Callable[[], None]) -> Any:
-            during = During(*steps)
-            if way == "there":
-                return to_postgres(database_path, postgres, follow=True, progress=during)
-            return from_postgres(postgres, database_path, follow=True, progress=during)
-
-        def go_on() -> None:
-            save(target, 7, {"list": [7]}, parent=3, thread="used")
-            for name in ("used", "pruned"):
-                source.prune([name])
-                save(source, 6, {"list": [6]}, parent=5, thread=name)
-
+    def go_on() -> None:
+        save(target, 7, {"list": [7]}, parent=3, thread="used")
         for name in ("used", "pruned"):
-            chain(source, 5, thread=name)
-        if when == "meanwhile":
-            done = move(go_on)
-        else:
-            move()
-            go_on()
-            done = move()
-        found = sorted((name, int(number)) for name, _, number in everything(target))
+            source.prune([name])
+            save(source, 6, {"list": [6]}, parent=5, thread=name)
+
+    for name in ("used", "pruned"):
+        chain(source, 5, thread=name)
+    if when == "meanwhile":
+        done = move(go_on)
+    else:
+        move()
+        go_on()
+        done = move()
+    found = sorted((name, int(number)) for name, _, number in everything(target))
     assert done.deleted == 4
     assert found == [("pruned", 5), ("pruned", 6), *(("used", number) for number in range(1, 8))]
 
@@ -354,32 +350,20 @@ def test_what_never_came_over_is_not_deleted_where_it_is(
 
 
 @pytest.mark.parametrize("gone_on", ["write", "checkpoint"])
-@pytest.mark.parametrize("way", ["there", "back"])
-def test_an_answer_stays_where_the_thread_has_gone_on(
-    database_path: Path, postgres: str, way: str, gone_on: str
-) -> None:
+def test_an_answer_stays_where_the_thread_has_gone_on(between: Between, gone_on: str) -> None:
     """The one at the source is older, and not brought again."""
-    with SqliteSaver(database_path) as ours, postgres_saver(postgres) as theirs:
-        ours.setup()
-        theirs.setup()
-        source, target = (ours, theirs) if way == "there" else (theirs, ours)
-
-        def move() -> Any:
-            if way == "there":
-                return to_postgres(database_path, postgres)
-            return from_postgres(postgres, database_path)
-
-        chain(source, 1)
-        source.put_writes(place(1), [("__resume__", ["one"])], "task")
-        move()
-        target.put_writes(place(1), [("__resume__", ["one", "two"])], "task")
-        if gone_on == "write":
-            target.put_writes(place(1), [("list", [2])], "task")
-        else:
-            save(target, 2, {"list": [2]}, parent=1)
-        before = everything(target)
-        assert move().writes == 0
-        assert everything(target) == before
+    source, target, move = between.source, between.target, between.move
+    chain(source, 1)
+    source.put_writes(place(1), [("__resume__", ["one"])], "task")
+    move(follow=False)
+    target.put_writes(place(1), [("__resume__", ["one", "two"])], "task")
+    if gone_on == "write":
+        target.put_writes(place(1), [("list", [2])], "task")
+    else:
+        save(target, 2, {"list": [2]}, parent=1)
+    before = everything(target)
+    assert move(follow=False).writes == 0
+    assert everything(target) == before
 
 
 @pytest.mark.parametrize("way", ["there", "back"])
