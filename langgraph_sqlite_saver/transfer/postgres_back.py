@@ -9,7 +9,7 @@ from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ..checkpoints import pending, sql
+from ..checkpoints import sql
 from ..checkpoints.config import Address
 from ..checkpoints.errors import SerializationError
 from ..checkpoints.history import Encoder, Place
@@ -52,7 +52,6 @@ class Returning(Passes):
         self._database = saver.database
         self._filling = Filling(saver)
         self._comparison = Comparison(self._serde)
-        self._replaced = 0
         # The values of the page before: most are needed again.
         self._kept: Mapping[BlobKey, Blob] = {}
         # Which versions of channels were given to be stored.
@@ -63,7 +62,7 @@ class Returning(Passes):
         return Transferred(
             threads=len(self._found_threads),
             checkpoints=self._filling.checkpoints,
-            writes=self._filling.writes + self._replaced,
+            writes=self._filling.writes,
             already_there=self._already,
             deleted=self._deleted,
             verified=self._comparison.compared,
@@ -225,9 +224,10 @@ class Returning(Passes):
         if special := {key: found for key, found in theirs.items() if found}:
             other = self._database.read(self._other_special_writes, special)
             for key in self._not_gone_on(other):
-                self._database.write(_replace_writes, self._saver, key, other[key])
-                self._replaced += len(other[key])
+                size = sum(len(value[1]) for *_, value in other[key])
+                self._filling.add(Carried(Address(*key), other[key], size, replacing=True))
                 self._found += len(other[key])
+            self._filling.flush()
 
     def _other_special_writes(
         self, conn: Connection, theirs: Mapping[Key, Mapping[tuple[str, int], Blob]]
@@ -266,14 +266,6 @@ def _stored(
         )
         for key, row in rows.items()
     }
-
-
-def _replace_writes(
-    conn: Connection, encoder: Encoder, key: Key, writes: Sequence[CarriedWrite]
-) -> None:
-    request = pending.carried_writes(encoder, Address(*key), writes, replacing=True)
-    pending.encode(conn, request)
-    pending.put_writes(conn, request)
 
 
 def _delete(conn: Connection, encoder: Encoder, place: Place, ids: Sequence[str]) -> int:
