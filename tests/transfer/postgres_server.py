@@ -70,7 +70,19 @@ class PostgresServer:
         entry = pwd.getpwnam(self._user)
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
+    def _let_in(self) -> None:
+        """Copy the programs to where the other user may run them: not in somebody's own folder."""
+        try:
+            self._run(str(self._binaries / "initdb"), "--version")
+        except PermissionError:
+            package = self._binaries.parents[1]
+            for each in (package / "pginstall", package.with_name(f"{package.name}.libs")):
+                place = self.directory / "copy" / each.relative_to(package.parent)
+                shutil.copytree(each, place, symlinks=True)
+            self._binaries = self.directory / "copy" / self._binaries.relative_to(package.parent)
+
     def _initialise(self) -> None:
+        self._let_in()
         self._run(
             str(self._binaries / "initdb"),
             *("-D", str(self.directory / "data"), "-U", "postgres", "--no-sync"),
