@@ -943,8 +943,9 @@ restoring.Restorer._write = dying
 def end_turn(path: Path) -> None:
     """As if the half minute had passed for which a dead process keeps its turn at restoring."""
     (note,) = query(path, "SELECT value FROM relay_state WHERE name = 'restoring'")[0]
-    ended = " ".join([*note.split(" ")[:-1], "0"])
-    outside(path, "UPDATE relay_state SET value = ? WHERE name = 'restoring'", ended)
+    if note:  # else it died when it was done
+        ended = " ".join([*note.split(" ")[:-1], "0"])
+        outside(path, "UPDATE relay_state SET value = ? WHERE name = 'restoring'", ended)
 
 
 @pytest.mark.parametrize("page", [1, 2])
