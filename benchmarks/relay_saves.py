@@ -19,7 +19,7 @@ from benchmarks.contestants import OURS_FULL, OURS_NORMAL, Contestant
 from benchmarks.relay_data import api_key
 from benchmarks.relay_server import Server, serving
 from benchmarks.relay_timing import in_turns
-from langgraph_sqlite_saver.relay import RelayStore
+from langgraph_sqlite_saver.relay import RelayStore, logic
 
 Fields = dict[str, str]
 Commands = Sequence[tuple[Any, ...]]
@@ -113,46 +113,30 @@ class Bare:
 
 def _told(server: Server, keys: Sequence[Fields]) -> tuple[list[Commands], list[Commands]]:
     """The commands by which a store tells Redis of these keys when they are new, and changed."""
-    with TemporaryDirectory(prefix="benchmark-told-") as folder:
+    with TemporaryDirectory(prefix="benchmark-told-") as folder, _listening() as heard:
         with RelayStore(Path(folder) / "relay.db", server.url) as store:
-            listener = _Listener(store.redis)
-            new = [listener.hear(partial(store.save_api_key, fields)) for fields in keys]
-            again = map(_changed, keys)
-            return new, [listener.hear(partial(store.save_api_key, fields)) for fields in again]
+            for fields in (*keys, *map(_changed, keys)):
+                store.save_api_key(fields)
+    if len(heard) != 2 * len(keys):
+        raise LookupError(f"{len(heard)} tellings were heard of {2 * len(keys)} saves")
+    return heard[: len(keys)], heard[len(keys) :]
 
 
-class _Listener:
-    """Hears what is sent through a client."""
+@contextmanager
+def _listening() -> Iterator[list[Commands]]:
+    """Hears what stores tell Redis of saves."""
+    heard: list[Commands] = []
+    tell = logic.tell
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._heard: list[tuple[Any, ...]] = []
-        self._pipeline, self._execute = client.pipeline, client.execute_command
-        client.pipeline = self._make  # type: ignore[method-assign]
-        client.execute_command = self._hear  # type: ignore[method-assign]
+    def hear(client: redis.Redis, commands: Commands) -> None:
+        heard.append(commands)
+        tell(client, commands)
 
-    def hear(self, call: Callable[[], object]) -> Commands:
-        """The commands that a call sends; a store looks after its Redis in between."""
-        self._heard.clear()
-        call()
-        heard = [command for command in self._heard if command[0] not in ("INFO", "DBSIZE")]
-        if not heard:
-            raise LookupError("nothing was heard of a save")
-        return heard
-
-    def _make(self, *args: Any, **options: Any) -> Any:
-        pipe = self._pipeline(*args, **options)
-        execute = pipe.execute_command
-
-        def hear(*command: Any, **options: Any) -> Any:
-            self._heard.append(command)
-            return execute(*command, **options)
-
-        pipe.execute_command = hear
-        return pipe
-
-    def _hear(self, *command: Any, **options: Any) -> Any:
-        self._heard.append(command)
-        return self._execute(*command, **options)
+    logic.tell = hear
+    try:
+        yield heard
+    finally:
+        logic.tell = tell
 
 
 _BAR = [at_most(1.5, OURS_NORMAL)]

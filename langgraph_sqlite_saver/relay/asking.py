@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import hiredis
 import redis
+from redis.cluster import RedisCluster
 
 from .commands import Command
 from .errors import RedisUnavailableError
@@ -41,6 +43,45 @@ def ask(client: redis.Redis, step: Ask) -> list[Any]:
     else:
         return checked(step, replies)
     return refused(step, failure)
+
+
+def tell(client: redis.Redis, commands: Sequence[Command]) -> None:
+    """Have Redis carry out commands whose replies say nothing, in one round trip.
+
+    As `ask`, and past redis-py's pipeline, which takes longer over a save than Redis does.
+    """
+    step = Ask(commands)
+    if isinstance(client, RedisCluster):
+        ask(client, step)
+        return
+    pool = client.connection_pool
+    try:
+        connection = pool.get_connection()
+        try:
+            replies = connection.retry.call_with_retry(
+                lambda: _round_trip(connection, commands),
+                lambda _: connection.disconnect(),  # type: ignore[no-untyped-call]
+            )
+        finally:
+            pool.release(connection)
+    except REDIS_ERRORS as error:
+        failure = error
+    else:
+        checked(step, replies)
+        return
+    refused(step, failure)
+
+
+def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    connection.send_packed_command([b"".join(map(hiredis.pack_command, commands))])
+    return [_reply(connection) for _ in commands]
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
 
 
 def checked(step: Ask, replies: list[Any]) -> list[Any]:

@@ -209,7 +209,7 @@ def _replace_members(
 
 _PUT_MEMBER = """
 INSERT INTO redis_members (key, member, value) VALUES (?, ?, ?)
-ON CONFLICT DO UPDATE SET value = excluded.value
+ON CONFLICT DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value
 """
 _REMOVE_MEMBER = "DELETE FROM redis_members WHERE member = ? AND key = ?"
 
@@ -268,6 +268,8 @@ def edit_members(
 
     A collection exists with its first member and goes with its last, as in Redis.
     """
+    if not edits:
+        return
     added = [(key, *member) for (key, _), member in edits.items() if member is not None]
     _make_collections(conn, list({key for key, _, _ in added}), revision)
     conn.executemany(_PUT_MEMBER, added)

@@ -7,6 +7,7 @@ begin; what nobody here knows is kept like any other key.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,6 +150,14 @@ class Place:
 def text(value: bytes) -> str:
     """Bytes as text, for people and columns; `raw` gives the bytes back, whatever they are."""
     return value.decode("utf-8", "surrogateescape")
+
+
+def texts(values: Sequence[bytes]) -> list[str]:
+    """As `text`, of many."""
+    try:
+        return list(map(bytes.decode, values))
+    except UnicodeDecodeError:
+        return list(map(text, values))
 
 
 def raw(value: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..database import Database, StorageError
 from . import layout, outbox, records, saving
-from .asking import Ask, ask
+from .asking import Ask, ask, tell
 from .errors import RedisUnavailableError
 from .layout import Place, raw, text
 from .outbox import Change
@@ -207,7 +207,7 @@ class Logic:
                 self.health.gave_up(saved.outbox_id)
                 return
             while seen is not None:
-                ask(self._clients.raw, Ask(seen.commands))
+                tell(self._clients.raw, seen.commands)
                 seen = self._database.read(outbox.moved, seen)
             self.health.finish(saved.outbox_id)
             if not self._watched:  # nobody sweeps up
@@ -265,7 +265,7 @@ class Logic:
         seen: outbox.Current | None = self._database.read(outbox.current, changes)
         while seen is not None:
             if seen.commands:
-                ask(self._clients.raw, Ask(seen.commands))
+                tell(self._clients.raw, seen.commands)
             seen = self._database.read(outbox.moved, seen)
 
 

@@ -67,13 +67,13 @@ def current(conn: sqlite3.Connection, changes: Sequence[Change]) -> Current:
 
 def moved(conn: sqlite3.Connection, seen: Current) -> Current | None:
     """What Redis has to be told now; None if what it was told is still so."""
+    if keys.revision(conn) == seen.revision:
+        return None
     if seen.record is not None:
         query = "SELECT revision FROM redis_keys WHERE key = ?"
         stands = conn.execute(query, (seen.record,)).fetchone() == (seen.revision,)
         if stands and _hashes_stand(conn, seen):
             return None
-    elif keys.revision(conn) == seen.revision:
-        return None
     now = current(conn, seen.changes)
     return now if now.states != seen.states else None
 
@@ -141,6 +141,8 @@ def named_keys(conn: sqlite3.Connection) -> set[bytes]:
 
 def bury(conn: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Remember what was deleted here."""
+    if not changes:
+        return
     now = keys.now_ms()
     conn.executemany(
         "INSERT OR REPLACE INTO tombstones (key, member, removed_at) VALUES (?, ?, ?)",

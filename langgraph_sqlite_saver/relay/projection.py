@@ -9,12 +9,13 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import orjson
 
 from . import keys, layout, usage
-from .layout import ACCOUNT_TYPES, Place, column, text
+from .layout import ACCOUNT_TYPES, Place, column, texts
 from .times import Buckets
 from .values import Value
 
@@ -24,7 +25,8 @@ Fields = Mapping[str, Any]
 def fields_of(place: Place, value: Value) -> dict[str, Any]:
     """A record's fields as text; those of an account that is kept as JSON as JSON has them."""
     if value.type == "hash":
-        return {text(name): text(content) for name, content in value.pairs()}
+        parts = texts(value.data)
+        return dict(zip(parts[::2], parts[1::2], strict=True))
     if value.type == "string" and place.family == "account":
         try:
             fields = orjson.loads(value.data[0])
@@ -107,28 +109,29 @@ def _move(conn: sqlite3.Connection, table: str, id: str, by: Mapping[str, float]
         conn.execute(query, (*changed.values(), column(layout.raw(id))))
 
 
-def _upsert(conn: sqlite3.Connection, table: str, row: Mapping[str, Any], guard: str = "") -> bool:
-    """Insert or update a row by its id; whether it is new."""
-    names = list(row)
+def _upsert(conn: sqlite3.Connection, table: str, row: Mapping[str, Any], guard: str = "") -> None:
+    """Insert or update a row by its id."""
+    conn.execute(_upserting(table, tuple(row), guard), tuple(row.values()))
+
+
+@cache
+def _upserting(table: str, names: tuple[str, ...], guard: str) -> str:
     updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
     marks = ", ".join("?" * len(names))
-    known = conn.execute(f"SELECT 1 FROM {table} WHERE id = ?", (row["id"],)).fetchone()  # noqa: S608
-    conn.execute(
+    return (
         f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
-        f" ON CONFLICT (id) DO UPDATE SET {updates} {guard}",
-        tuple(row.values()),
+        f" ON CONFLICT (id) DO UPDATE SET {updates} {guard}"
     )
-    return not known
 
 
 def _api_key(conn: sqlite3.Connection, place: Place, fields: _Columns, buckets: Buckets) -> None:
     id = column(layout.raw(place.id))
     hashed = fields.text("apiKey") or None
-    holder = "SELECT id FROM api_keys WHERE api_key_hash = ?"
-    if conn.execute(holder, (hashed,)).fetchone() not in (None, (id,)):
+    known = conn.execute("SELECT api_key_hash FROM api_keys WHERE id = ?", (id,)).fetchone()
+    if known != (hashed,):
         # The index is unique; a hash that moved to another record is that one's now.
         conn.execute("UPDATE api_keys SET api_key_hash = NULL WHERE api_key_hash = ?", (hashed,))
-    is_new = _upsert(
+    _upsert(
         conn,
         "api_keys",
         {
@@ -147,7 +150,7 @@ def _api_key(conn: sqlite3.Connection, place: Place, fields: _Columns, buckets: 
             "allowed_clients": fields.text("allowedClients"),
         },
     )
-    if is_new:
+    if known is None:
         _start(conn, layout.raw(place.id), id)
         usage.place_again(conn, id, buckets)
 
@@ -171,7 +174,8 @@ def _account(conn: sqlite3.Connection, place: Place, fields: _Columns) -> None:
     kind = ACCOUNT_TYPES[place.account_type]
     id = column(layout.raw(place.id))
     secrets = {name: fields.raw[name] for name in kind.credentials if name in fields.raw}
-    is_new = _upsert(
+    known = conn.execute("SELECT 1 FROM accounts WHERE id = ?", (id,)).fetchone()
+    _upsert(
         conn,
         "accounts",
         {
@@ -192,7 +196,7 @@ def _account(conn: sqlite3.Connection, place: Place, fields: _Columns) -> None:
         # Two types may, in theory, use one id, of which the guide's table holds one.
         "WHERE account_type = excluded.account_type",
     )
-    if is_new:
+    if known is None:
         totals = _stored(conn, b"account_usage:" + layout.raw(place.id))
         if totals is not None:
             _move(conn, "accounts", id, _differences(_ACCOUNT_TOTALS, None, totals))
@@ -216,7 +220,7 @@ class _Columns:
     def text(self, name: str) -> str | None:
         value = self.raw.get(name)
         if value is None or isinstance(value, str):
-            return value and column(layout.raw(value))
+            return value if not value or value.isascii() else column(layout.raw(value))
         return orjson.dumps(value).decode()
 
     def time(self, name: str) -> str | None:

@@ -139,20 +139,27 @@ def _refuse(name: Any, value: Any) -> str:
 
 
 def _hash(fields: Mapping[str, str]) -> Value:
+    try:
+        return of_pairs(
+            "hash", zip(*(map(str.encode, p) for p in (fields, fields.values())), strict=True)
+        )
+    except (TypeError, UnicodeEncodeError):
+        pass
     for name, value in fields.items():
-        if type(name) is not str or type(value) is not str:
+        if not (isinstance(name, str) and isinstance(value, str)):
             _refuse(name, value)
     pairs = fields.items()
-    try:
-        return of_pairs("hash", [(n.encode(), v.encode()) for n, v in pairs])
-    except UnicodeEncodeError:
-        pass
     return of_pairs(
         "hash", [(checked_bytes(n, "a field's name"), checked_bytes(v, n)) for n, v in pairs]
     )
 
 
 # In which collections a record is a member, and with what value.
+
+# The fields that decide it.
+_PLACING = (
+    "apiKey", "isDeleted", "createdAt", "lastUsedAt", "name", "isActive", "tags", "accountType",
+)  # fmt: skip
 
 
 def api_key_memberships(fields: Mapping[str, str], indexed: bool) -> dict[Membership, Member]:
@@ -208,6 +215,11 @@ def memberships(record: Record, indexed: bool) -> dict[Membership, Member]:
     if record.place.family == "api_key":
         return api_key_memberships(record.fields, indexed)
     return account_memberships(ACCOUNT_TYPES[record.place.account_type], record.fields, indexed)
+
+
+def stays(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a record whose fields changed belongs where it did."""
+    return all(old.get(name) == new.get(name) for name in _PLACING)
 
 
 def edits(

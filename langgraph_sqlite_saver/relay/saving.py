@@ -70,10 +70,7 @@ def save(
     row = keys.row(conn, record.key)
     was = keys.value_of(conn, row) if row else None
     before = None if was is None else fields_of(record.place, was)
-    indexed = keeps_indexes(conn, record.place)
-    old = {} if before is None else records.memberships(_with(record, before), indexed)
-    changed = _own(conn, record.place, records.edits(old, records.memberships(record, indexed)))
-    first = [] if before is not None else _first_of_its_kind(conn, record.place, indexed)
+    changed, first = _places(conn, record, before)
     states = [KeyState(record.key, record.value, expires_at), *first]
     changes: list[Change] = [*((state.key, None) for state in states), *changed]
     id = outbox.add(conn, changes)
@@ -91,6 +88,18 @@ def save(
         outbox.unbury_all(conn, records.all_belongings(record.place))
     outbox.bury(conn, [place for place, member in changed.items() if member is None])
     return Saved(id, _told(id, changes, states, changed, record.key))
+
+
+def _places(
+    conn: sqlite3.Connection, record: Record, before: Mapping[str, Any] | None
+) -> tuple[dict[Membership, Member | None], list[KeyState]]:
+    """Where a record is a member no more, or newly; and what comes with the first of its kind."""
+    if before is not None and records.stays(before, record.fields):
+        return {}, []
+    indexed = keeps_indexes(conn, record.place)
+    old = {} if before is None else records.memberships(_with(record, before), indexed)
+    changed = _own(conn, record.place, records.edits(old, records.memberships(record, indexed)))
+    return changed, [] if before is not None else _first_of_its_kind(conn, record.place, indexed)
 
 
 def _own(

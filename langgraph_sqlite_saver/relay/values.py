@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import ormsgpack
@@ -72,7 +73,7 @@ def score_text(score: bytes) -> bytes:
 
 def of_pairs(kind: str, pairs: Iterable[tuple[bytes, bytes]]) -> Value:
     """A hash or a zset from its pairs."""
-    return Value(kind, tuple(part for pair in sorted(pairs) for part in pair))
+    return Value(kind, tuple(chain.from_iterable(sorted(pairs))))
 
 
 def of_members(kind: str, members: Iterable[Member]) -> Value:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -33,7 +33,7 @@ from database.helpers import outside
 
 from langgraph_sqlite_saver.database import Database
 from langgraph_sqlite_saver.relay import AsyncRelayStore, RelayStore, UsageRecord, logic, outbox
-from langgraph_sqlite_saver.relay.asking import Ask
+from langgraph_sqlite_saver.relay.commands import Command
 from relay.sample import dump
 
 # Threads (or tasks) of a process that is killed, each with records of its own.
@@ -287,26 +287,22 @@ def _arrange(point: str, reach: Callable[[], None]) -> list[Callable[[], None]]:
         if pending:
             pending.pop()()
 
-    def is_a_change(step: Ask) -> bool:
-        return any(command[0] not in ("HGETALL", "GET", "HGET") for command in step.commands)
-
-    def begin(client: Any, step: Ask) -> bool:
+    def begin() -> bool:
         """Whether only a part of it is to be told."""
-        if not is_a_change(step) or point == "told" or not pending:
-            return False
         if point == "committed":
             arrive()
-        return point == "told in part"
+        return point == "told in part" and bool(pending)
 
-    ask = logic.ask
+    tell = logic.tell
 
-    def asking(client: Any, step: Ask) -> list[Any]:
-        if begin(client, step):
-            ask(client, Ask(step.commands[: len(step.commands) // 2]))
+    def telling(client: Any, commands: Sequence[Command]) -> None:
+        if begin():
+            if some := commands[: len(commands) // 2]:
+                tell(client, some)
             arrive()
-        return ask(client, step)
+        tell(client, commands)
 
-    logic.ask = asking
+    logic.tell = telling
     if point == "told":
         Database.read = _arriving_first(Database.read, arrive)  # type: ignore[method-assign]
     return pending
