@@ -45,7 +45,8 @@ def saving(scale: Scale) -> Iterator[Measure]:
                 first = _compare(store, ours, partial(bare.save, size=_size(ours[0])), new)
                 again = [_changed(fields) for fields in ours]
                 then = _compare(store, again, partial(bare.save, size=_size(again[0])), changed)
-            return _named("new", *first) | _named("changed", *then)
+            written = _written(path.with_name("pages.db"), ours, again)
+            return _named("new", *first) | _named("changed", *then) | written
 
         yield measure
 
@@ -65,6 +66,22 @@ def _compare(
 
 def _named(name: str, ours: float, bare: float) -> Measurement:
     return {f"{name}_ratio": ours / bare, name: ours, f"{name}_bare": bare}
+
+
+def _written(path: Path, new: Sequence[Fields], changed: Sequence[Fields]) -> Measurement:
+    """How many pages a commit writes, as the -wal grows."""
+    frame = 4096 + 24  # https://sqlite.org/fileformat2.html#walformat
+    sizes = []
+    with RelayStore(path, None, pragmas={"wal_autocheckpoint": 0}) as store:
+        for records in ([], new, changed):
+            for fields in records:
+                store.save_api_key(fields)
+            sizes.append(path.with_name(f"{path.name}-wal").stat().st_size)
+    empty, after_new, after_changed = sizes
+    return {
+        "new_pages": (after_new - empty) / frame / len(new),
+        "changed_pages": (after_changed - after_new) / frame / len(changed),
+    }
 
 
 def _changed(fields: Fields) -> Fields:
@@ -150,9 +167,11 @@ BENCHMARKS = (
             Metric("new_ratio", "new key ÷ bare", _BAR),
             Metric("new", "µs, new key"),
             Metric("new_bare", "µs, the same bare"),
+            Metric("new_pages", "pages that its commit writes"),
             Metric("changed_ratio", "changed key ÷ bare", _BAR),
             Metric("changed", "µs, changed key"),
             Metric("changed_bare", "µs, the same bare"),
+            Metric("changed_pages", "pages that its commit writes"),
         ],
     ),
 )
