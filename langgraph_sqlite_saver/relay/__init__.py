@@ -10,7 +10,12 @@ except ModuleNotFoundError as _error:
 from .aio import AsyncRelayStore
 from .audit import AuditEntry
 from .comparing import Difference
-from .errors import RedisUnavailableError, SqliteDisabledError, UsageNotStoredError
+from .errors import (
+    RedisLostKeysError,
+    RedisUnavailableError,
+    SqliteDisabledError,
+    UsageNotStoredError,
+)
 from .follow import Follower
 from .layout import ACCOUNT_TYPES
 from .mirror import Taken
@@ -25,6 +30,7 @@ __all__ = [
     "AuditEntry",
     "Difference",
     "Follower",
+    "RedisLostKeysError",
     "RedisUnavailableError",
     "RelayStore",
     "Restored",

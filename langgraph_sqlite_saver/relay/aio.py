@@ -237,14 +237,29 @@ class AsyncRelayStore:
         return await self._thread(self._store.diff, limit=limit, progress=progress)
 
     async def reconcile(
-        self, prefer: str = "sqlite", *, dry_run: bool = False, progress: Progress | None = None
+        self,
+        prefer: str = "sqlite",
+        *,
+        dry_run: bool = False,
+        even_if_lost: bool = False,
+        progress: Progress | None = None,
     ) -> list[Difference]:
         """As `RelayStore.reconcile`."""
-        return await self._thread(self._store.reconcile, prefer, dry_run=dry_run, progress=progress)
+        return await self._thread(
+            self._store.reconcile,
+            prefer,
+            dry_run=dry_run,
+            even_if_lost=even_if_lost,
+            progress=progress,
+        )
 
-    async def trash(self, *, limit: int = 100) -> list[TrashEntry]:
+    async def trash(self, *, limit: int = 100, everything: bool = False) -> list[TrashEntry]:
         """As `RelayStore.trash`."""
-        return await self._thread(self._store.trash, limit=limit)
+        return await self._thread(self._store.trash, limit=limit, everything=everything)
+
+    async def undelete_all(self, *, since: datetime | None = None, actor: str = "") -> int:
+        """As `RelayStore.undelete_all`."""
+        return await self._thread(self._store.undelete_all, since=since, actor=actor)
 
     async def undelete(self, id: str, *, actor: str = "") -> int:
         """As `RelayStore.undelete`."""

@@ -116,8 +116,8 @@ def entries(
     wanted = {
         "kind = ?": kind,
         "record_id = ?": record_id,
-        "at >= ?": since and utc_text(since),
-        "at < ?": until and utc_text(until),
+        "at >= ?": None if since is None else utc_text(since),
+        "at < ?": None if until is None else utc_text(until),
     }
     terms = {term: value for term, value in wanted.items() if value is not None}
     where = " AND ".join(terms) or "1"

@@ -16,6 +16,10 @@ class RedisUnavailableError(StorageError):
         self.answered = answered
 
 
+class RedisLostKeysError(StorageError):
+    """Redis has lost keys, and what it lacks was not deleted."""
+
+
 class SqliteDisabledError(StorageError):
     """ENABLE_SQLITE is false, and only SQLite could do this."""
 

@@ -67,8 +67,8 @@ def totals(
         "period = ?": by,
         "id = ?": wanted["api_key_id"] or wanted["account_id"],
         "model = ?": wanted["model"],
-        "start >= ?": since and buckets.name(since, by),
-        "start < ?": until and buckets.name(until, by),
+        "start >= ?": None if since is None else buckets.name(since, by),
+        "start < ?": None if until is None else buckets.name(until, by),
     }
     terms = {term: value for term, value in terms.items() if value is not None}
     query = (

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ..database import InvalidTypeError
 from . import layout
 from .commands import KeyState
 from .values import Member, Value, of_members, pack, unpack
@@ -50,7 +51,11 @@ def now_ms() -> int:
 
 def expiry(ttl: timedelta | None) -> int | None:
     """When something that is saved now expires."""
-    return None if ttl is None else now_ms() + ttl // timedelta(milliseconds=1)
+    if ttl is None:
+        return None
+    if not isinstance(ttl, timedelta):
+        raise InvalidTypeError(f"ttl is a timedelta or None, not {ttl!r}")
+    return now_ms() + ttl // timedelta(milliseconds=1)
 
 
 def next_revision(conn: sqlite3.Connection) -> int:

@@ -5,6 +5,7 @@ SQLite commits first, then Redis is told; it answers reads, and SQLite those tha
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +24,8 @@ from .server import Clients
 from .times import Buckets
 from .values import Value
 
+_log = logging.getLogger(__name__)
+
 # For how long a Redis that did not answer is not asked again, in seconds.
 _PATIENCE = 1.0
 # How many keys are remembered that were put back a moment ago.
@@ -36,6 +39,7 @@ class Health:
         self._down_until = 0.0
         self._suspect = False
         self._mutex = threading.Lock()
+        self._told = False
         self._failed: set[int] = set()
         self._finished: set[int] = set()
         self.wake = threading.Event()
@@ -66,6 +70,9 @@ class Health:
         """A call failed."""
         if not error.answered:
             self._down_until = time.monotonic() + _PATIENCE
+        if not self._told:  # once for each time
+            self._told = True
+            _log.warning("%s", error)
 
     def connected(self) -> None:
         """A connection was made: Redis may have been restarted, with older keys or none."""
@@ -79,6 +86,9 @@ class Health:
     def came_back(self) -> None:
         """It answers."""
         self._down_until = 0.0
+        if self._told and not self._failed:
+            self._told = False
+            _log.warning("Redis takes changes again")
 
     def gave_up(self, id: int) -> None:
         """A change waits in the outbox."""

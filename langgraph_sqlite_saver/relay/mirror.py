@@ -134,17 +134,23 @@ class Mirror:
 
     def _of_reply(self, name: bytes, kind: str, reply: Any) -> Value | None:
         if isinstance(reply, Exception):  # its type changed just now
-            kind = _word(ask(self._client, Ask([("TYPE", name)]))[0])
+            kind = self._kind(name)
             if kind not in commands.READABLE:
                 return None
             (reply,) = ask(self._client, Ask([commands.read(kind, name)]))
         return values.of_reply(kind, reply)
 
+    def _kind(self, key: bytes) -> str:
+        return _word(ask(self._client, Ask([("TYPE", key)]))[0])
+
     def _stream(self, key: bytes) -> Value | None:
         """A stream's last id and groups."""
-        replies = ask(self._client, Ask(commands.describe_stream(key), tolerant=True))
+        about = commands.describe_stream(key)
+        replies = ask(self._client, Ask(about, tolerant=True))
         if any(isinstance(reply, Exception) for reply in replies):
-            return None
+            if self._kind(key) != "stream":  # it is gone, or another, just now
+                return None
+            replies = ask(self._client, Ask(about))  # or this user may not look at it
         last, groups = replies
         return Value("stream", (last, *(part for group in groups for part in group)))
 

@@ -37,13 +37,14 @@ from . import (
     saving,
     server,
     settings,
+    times,
     trash,
     usage,
 )
 from .audit import AuditEntry
 from .batching import UsageQueue
 from .comparing import Comparison, Difference
-from .errors import RedisUnavailableError, SqliteDisabledError, where
+from .errors import RedisLostKeysError, RedisUnavailableError, SqliteDisabledError, where
 from .logic import Health, Logic
 from .mirror import Mirror, Taken
 from .redis_only import RedisOnly
@@ -418,6 +419,7 @@ class RelayStore:
         return self._page(b"apikey:", after, limit)
 
     def _page(self, prefix: bytes, after: str | None, limit: int) -> list[dict[str, Any]]:
+        _check(limit)
         self.open()
         if self._database is None:
             return redis_only.page(self.redis, prefix, after, limit)
@@ -520,6 +522,7 @@ class RelayStore:
             after: `record_id` of the last record of the page before.
         """
         wanted = {"api_key_id": api_key_id, "account_id": account_id, "model": model}
+        _check(limit)
         self.open()
         if self._database is None and api_key_id is not None:
             return redis_only.usage_of(self.redis, api_key_id, limit, self._buckets)
@@ -574,6 +577,7 @@ class RelayStore:
         Args:
             kind: "api_key", or a type of account.
         """
+        _check(limit)
         self.open()
         return self.database.read(audit.entries, kind, record_id, since, until, limit)
 
@@ -644,6 +648,8 @@ class RelayStore:
         self, *, limit: int | None = None, progress: Progress | None = None
     ) -> list[Difference]:
         """Where SQLite and Redis differ, at most `limit` keys; nothing is changed."""
+        if limit is not None:
+            _check(limit)
         self.open()
         found = []
         for difference in self._comparison().differences(progress):
@@ -653,7 +659,12 @@ class RelayStore:
         return found
 
     def reconcile(
-        self, prefer: str = "sqlite", *, dry_run: bool = False, progress: Progress | None = None
+        self,
+        prefer: str = "sqlite",
+        *,
+        dry_run: bool = False,
+        even_if_lost: bool = False,
+        progress: Progress | None = None,
     ) -> list[Difference]:
         """Put SQLite and Redis in step; what differed.
 
@@ -661,9 +672,17 @@ class RelayStore:
             prefer: Whose state counts where they differ, "sqlite" or "redis". What only Redis has
                 is taken over, unless it was deleted here; what only SQLite has is restored, or
                 with "redis" moved to the trash.
+            even_if_lost: With "redis", also where that Redis has lost keys.
+
+        Raises:
+            RedisLostKeysError: Redis is preferred, but has no record any more, or was restarted or
+                flushed and lacks keys: they were not deleted.
         """
         if prefer not in ("sqlite", "redis"):
             raise InvalidInputError(f"prefer is 'sqlite' or 'redis', not {prefer!r}")
+        self.open()
+        if prefer == "redis" and not even_if_lost:
+            self._refuse_what_has_lost_keys()
         found = self.diff(progress=progress)
         if not dry_run:
             about = server.info(self.redis)
@@ -671,17 +690,49 @@ class RelayStore:
             self.note_source(about)
         return found
 
+    def _refuse_what_has_lost_keys(self) -> None:
+        found = self.restorer.assess()
+        known = self._knows(server.info(self.redis))
+        if found.loss == "total" or (found.loss != "none" and not known):
+            raise RedisLostKeysError(
+                f"Redis lacks {found.keys:,} keys, and was emptied or restarted: they are lost, "
+                "not deleted. Restore them first (relay restore-redis), or say that SQLite is to "
+                "lose them too (even_if_lost)"
+            )
+
     def _comparison(self) -> Comparison:
         self._logic.sweep()
         return Comparison(self.database, self.redis, self._logic, self.mirror)
 
-    def trash(self, *, limit: int = 100) -> list[TrashEntry]:
-        """Records whose deletion in Redis was mirrored, the last one first; kept for 30 days."""
+    def trash(self, *, limit: int = 100, everything: bool = False) -> list[TrashEntry]:
+        """Records whose deletion in Redis was mirrored, the last one first; kept for 30 days.
+
+        Args:
+            everything: Also keys that are no API key and no account.
+        """
+        _check(limit)
         self.open()
-        return self.database.read(trash.entries, limit)
+        return self.database.read(trash.entries, limit, everything)
+
+    def undelete_all(self, *, since: datetime | None = None, actor: str = "") -> int:
+        """Bring back all that was deleted since then, as `undelete`; how many keys."""
+        start = 0 if since is None else times.epoch_ms(utc_text(since))
+        self.open()
+        count = 0
+        for name in self.database.read(trash.names, start):
+            with suppress(InvalidInputError):  # it is there by now
+                count += self.undelete(name, actor=actor)
+        return count
 
     def undelete(self, id: str, *, actor: str = "") -> int:
-        """Bring a record back from the trash, with its usage, here and in Redis; how many keys."""
+        """Bring a record back from the trash, with its usage, here and in Redis; how many keys.
+
+        Args:
+            id: Of an API key or an account; or the name of a key.
+
+        Raises:
+            InvalidInputError: The trash does not have it, or it is there again.
+        """
         self.open()
         count, saved = self.database.write(trash.undelete, id, actor, self._buckets)
         self._logic.tell(saved)
@@ -737,6 +788,11 @@ class RelayStore:
         return backups.write_backup(
             self.database, directory, keep_days=keep_days, progress=progress
         )
+
+
+def _check(limit: int) -> None:
+    if limit < 1:
+        raise InvalidInputError(f"limit is a number from 1 on, not {limit!r}")
 
 
 def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: threading.Event) -> None:

@@ -10,10 +10,16 @@ from ..database import InvalidInputError, InvalidTypeError
 def utc_text(when: datetime) -> str:
     """As JavaScript's `toISOString` writes it; a time without a zone is local time."""
     try:
-        text = when.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+        text = _checked(when).astimezone(timezone.utc).isoformat(timespec="milliseconds")
     except OverflowError:
         raise InvalidInputError(f"a time that UTC can tell is expected, not {when}") from None
     return text.replace("+00:00", "Z")
+
+
+def _checked(when: datetime) -> datetime:
+    if not isinstance(when, datetime):
+        raise InvalidTypeError(f"a time is a datetime, not {when!r}")
+    return when
 
 
 def utc_now() -> str:
@@ -88,6 +94,6 @@ class Buckets:
         """The name of the hour, the day or the month of a time."""
         length = {"hour": 13, "day": 10, "month": 7}[period]
         try:
-            return when.astimezone(self._zone).isoformat()[:length]
+            return _checked(when).astimezone(self._zone).isoformat()[:length]
         except OverflowError:
             raise InvalidInputError(f"a time of this age is expected, not {when}") from None

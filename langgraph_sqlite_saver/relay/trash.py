@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from ..database import InvalidInputError
 from . import audit, history, keys, layout, outbox, projection, records, saving
-from .layout import ACCOUNT_TYPES, Place, column, raw
+from .layout import ACCOUNT_TYPES, Place, column, raw, text
 from .outbox import Change
 from .projection import fields_of
 from .records import Record
@@ -22,7 +23,10 @@ KEPT = 30 * 24 * 3600 * 1000
 
 @dataclass(frozen=True)
 class TrashEntry:
-    """A record that was deleted in Redis: `removed_at` in ms since 1970."""
+    """A record that was deleted in Redis: `removed_at` in ms since 1970.
+
+    Of a key that is no record the kind is "key", and the id its name.
+    """
 
     removed_at: int
     kind: str
@@ -97,23 +101,41 @@ def _whole(conn: sqlite3.Connection, key: bytes, value: Value) -> bytes:
     return pack_list([list(value.data), entries])
 
 
-def entries(conn: sqlite3.Connection, limit: int) -> list[TrashEntry]:
-    """Records in the trash, the last deleted first."""
-    found = []
+def entries(conn: sqlite3.Connection, limit: int, everything: bool) -> list[TrashEntry]:
+    """Records in the trash, or all keys, the last deleted first."""
     query = "SELECT removed_at, key, type, value FROM trash ORDER BY id DESC"
-    for removed_at, key, kind, blob in conn.execute(query):
-        place = layout.place(key)
-        if place is None or place.family not in ("api_key", "account"):
-            continue
-        name = fields_of(place, unpack(kind, blob)).get("name", "")
-        found.append(TrashEntry(removed_at, place.account_type or "api_key", place.id, str(name)))
-        if len(found) == limit:
-            break
-    return found
+    found = (_entry(row, everything) for row in conn.execute(query))
+    return list(islice((entry for entry in found if entry is not None), limit))
+
+
+def _entry(row: tuple[int, bytes, str, bytes], everything: bool) -> TrashEntry | None:
+    removed_at, key, kind, blob = row
+    place = layout.place(key)
+    if place is None or place.family not in ("api_key", "account"):
+        return TrashEntry(removed_at, "key", text(key), "") if everything else None
+    name = fields_of(place, unpack(kind, blob)).get("name", "")
+    return TrashEntry(removed_at, place.account_type or "api_key", place.id, str(name))
+
+
+def names(conn: sqlite3.Connection, since: int) -> list[str]:
+    """Keys that were deleted since then (ms since 1970), in the order to bring them back.
+
+    Indexes come before the records that are members of them, and records before their statistics.
+    """
+    query = "SELECT DISTINCT key FROM trash WHERE removed_at >= ? ORDER BY key"
+    found = [key for (key,) in conn.execute(query, (since,))]
+    return [text(key) for key in sorted(found, key=_rank)]
+
+
+def _rank(key: bytes) -> int:
+    if layout.is_index(key):
+        return 0
+    place = layout.place(key)
+    return 1 if place is not None and place.family in ("api_key", "account") else 2
 
 
 def undelete(conn: sqlite3.Connection, id: str, actor: str, buckets: Buckets) -> tuple[int, Saved]:
-    """Bring a record back with its keys and its usage, or a key of this name; how many keys.
+    """Bring a record back with its keys and its usage, or the key of this name; how many keys.
 
     Raises InvalidInputError if the trash has no such record, or it is there again.
     """
@@ -154,10 +176,11 @@ def _record_keys(conn: sqlite3.Connection, id: str) -> list[bytes]:
     """The keys of a record in the trash, its own first."""
     prefixes = [layout.API_KEY, *(kind.prefix for kind in ACCOUNT_TYPES.values()), b""]
     own = [name for name in (prefix + raw(id) for prefix in prefixes) if _last(conn, name)]
-    if not own or own[0] != layout.API_KEY + raw(id):
+    place = layout.place(own[0]) if own else None
+    if place is None or place.family != "api_key":
         return own[:1]
     found = [own[0]]
-    for start in records.statistics(id):
+    for start in records.statistics(place.id):
         query = (
             "SELECT DISTINCT key FROM trash WHERE key = ? OR (key >= ? AND key < ?) ORDER BY key"
         )

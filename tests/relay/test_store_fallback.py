@@ -334,3 +334,28 @@ def test_full_file_leaves_redis_untouched(
     assert store.get_api_key("key-1") == api_key()
     redis_server.client().delete("apikey:key-1")
     assert store.get_api_key("key-1") == api_key()
+
+
+def test_outage_is_told_of_once(
+    open_store: Callable[..., Face],
+    fresh_server: Server,
+    face: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the log, when it begins and when it is over: whoever looks at no figures learns of it."""
+
+    def told() -> list[str]:
+        records = [record for record in caplog.records if "relay" in record.name]
+        return [record.getMessage() for record in records]
+
+    store = open_store(fresh_server, face)
+    store.save_api_key(api_key())
+    assert told() == []
+    fresh_server.stop()
+    for n in range(3):
+        store.save_api_key(api_key(f"key {n}"))
+    assert len(told()) == 1 and "does not answer" in told()[0]
+    fresh_server.start()
+    until(lambda: len(told()) > 1, "the good news")
+    assert len(told()) == 2 and "takes changes again" in told()[1]
+    assert store.stats()["outboxPending"] == 0

@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from langgraph_sqlite_saver.database import InvalidInputError
+from langgraph_sqlite_saver.relay import RedisLostKeysError, RedisUnavailableError, RelayStore
 
 from .sample import SAMPLE, Entry, differences, dump, raw
 from .servers import Server
@@ -181,3 +184,56 @@ def test_what_was_deleted_here_is_removed_there(store: Face, loaded: Server) -> 
     store.reconcile()
     assert not client.exists(key)
     assert store.diff() == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_redis_that_was_emptied_is_not_preferred(
+    store: Face, loaded: Server, dry_run: bool
+) -> None:
+    """What it lacks is lost, not deleted; who insists can have SQLite emptied too, and back."""
+    client = loaded.client()
+    before = lasting(dump(client))
+    client.flushall()
+    with pytest.raises(RedisLostKeysError, match="restore-redis"):
+        store.reconcile("redis", dry_run=dry_run)
+    assert store.stats()["redisKeysCount"] == len(before)
+    store.reconcile("redis", even_if_lost=True)
+    assert store.stats()["redisKeysCount"] == 0
+    assert store.undelete_all(since=datetime.now() + timedelta(hours=1)) == 0
+    assert store.undelete_all() == len(before)
+    assert differences(before, dump(client)) == []
+    assert store.trash(everything=True) == []
+    assert store.diff() == []
+
+
+def test_redis_that_was_flushed_in_part_is_not_preferred(store: Face, loaded: Server) -> None:
+    """Nor one that was emptied, and has some records again."""
+    client = loaded.client()
+    key = next(name for name in SAMPLE if name.startswith("apikey:") and len(name) == 43)
+    client.flushall()
+    client.hset(key, mapping=SAMPLE[key]["value"])
+    with pytest.raises(RedisLostKeysError):
+        store.reconcile("redis")
+
+
+def test_trash_shows_keys_that_are_no_records(store: Face, loaded: Server) -> None:
+    """When asked to; they come back by their names."""
+    client = loaded.client()
+    name = next(name for name in SAMPLE if name.startswith("account_group:"))
+    before = lasting(dump(client))
+    client.delete(name)
+    store.reconcile("redis")
+    assert store.trash() == []
+    assert [(entry.kind, entry.id) for entry in store.trash(everything=True)] == [("key", name)]
+    assert store.undelete(name) == 1
+    assert differences(before, lasting(dump(client))) == []
+
+
+def test_stream_that_may_not_be_looked_at_is_told_of(path: Path, loaded: Server) -> None:
+    """Scripts read it: a user who may not run them gets an error, not a file without it."""
+    rights = "on >secret ~* &* +@all -@scripting"
+    loaded.client().execute_command("ACL", "SETUSER", "reader", *rights.split())
+    url = f"redis://reader:secret@127.0.0.1:{loaded.port}/0"
+    with RelayStore(path, url, heal=False) as store:
+        with pytest.raises(RedisUnavailableError, match="refused EVAL"):
+            store.import_from_redis()

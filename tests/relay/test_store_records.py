@@ -420,3 +420,26 @@ def test_closed_store_says_so(store: Face) -> None:
         store.save_api_key(api_key())
     with pytest.raises(DatabaseClosedError):
         store.list_api_keys()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.save_api_key(api_key(), ttl=60),
+        lambda store: store.usage(since="2026-11-21"),
+        lambda store: store.usage_totals(until="2026-11-21"),
+        lambda store: store.audit(since=0),
+        lambda store: store.undelete_all(since="yesterday"),
+        lambda store: store.list_api_keys(limit=0),
+        lambda store: store.list_accounts("claude", limit=-1),
+        lambda store: store.usage(limit=0),
+        lambda store: store.audit(limit=0),
+        lambda store: store.trash(limit=0),
+        lambda store: store.diff(limit=0),
+    ],
+)
+def test_times_and_limits_are_checked(store: Face, call: Callable[[Face], object]) -> None:
+    """One of another type, or that allows nothing, is named in the error."""
+    with pytest.raises((InvalidInputError, InvalidTypeError), match=r"60|datetime|limit"):
+        call(store)
+    assert store.list_api_keys() == []
