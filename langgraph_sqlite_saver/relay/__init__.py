@@ -18,8 +18,8 @@ from .errors import (
 )
 from .follow import Follower
 from .layout import ACCOUNT_TYPES
+from .losses import Restored
 from .mirror import Taken
-from .restoring import Restored
 from .store import RelayStore
 from .trash import TrashEntry
 from .usage import UsageRecord, UsageTotals

@@ -16,8 +16,8 @@ from typing_extensions import Self
 from ..database import Database
 from .audit import AuditEntry
 from .comparing import Difference
+from .losses import Restored
 from .mirror import Taken
-from .restoring import Restored
 from .store import API_KEY_TTL, Progress, RelayStore
 from .trash import TrashEntry
 from .usage import Period, UsageRecord, UsageTotals

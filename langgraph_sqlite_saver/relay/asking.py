@@ -10,7 +10,7 @@ import hiredis
 import redis
 from redis.cluster import RedisCluster
 
-from .commands import Command
+from .commands import ADD, WRITE, Command
 from .errors import RedisUnavailableError
 
 # redis-py derives what its cluster client raises from Exception alone.
@@ -106,15 +106,48 @@ def explained(error: Exception, command: Command) -> RedisUnavailableError:
 
     For the same reason ours is not raised while that one is handled: it would be its context.
     """
-    if isinstance(error, redis.ResponseError):
-        code = str(error).split(" ", 1)[0].rstrip(":,'")
+    text, name = str(error), type(error).__name__
+    for words, fault in _FAULTS.items():
+        if words in text:
+            return RedisUnavailableError(fault, answered=True)
+    if isinstance(error, redis.exceptions.MovedError):
         return RedisUnavailableError(
-            f"Redis refused {command[0]} ({type(error).__name__}: {code}). What was saved is safe "
-            "in SQLite and is written to Redis as soon as it takes it; see its log, its maxmemory "
-            "and the rights of this user.",
-            answered=True,
+            "This Redis is a cluster: say so, with cluster=True (--cluster).", answered=True
         )
-    return RedisUnavailableError(
-        f"Redis does not answer ({type(error).__name__}). Check REDIS_HOST, REDIS_PORT and "
-        "REDIS_PASSWORD or REDIS_URL, and that it runs."
-    )
+    if not isinstance(error, redis.ResponseError):
+        return RedisUnavailableError(
+            f"Redis does not answer ({name}). Check REDIS_HOST, REDIS_PORT and REDIS_PASSWORD or "
+            "REDIS_URL, and that it runs."
+        )
+    refusal = f"Redis refused {command[0]} ({name}: {text.split(' ', 1)[0].rstrip(_MARKS)})."
+    if _writes(command):
+        remedy = (
+            "Nothing that SQLite has is lost: it is written to Redis as soon as that takes it; see "
+            "its log, its maxmemory and the rights of this user."
+        )
+    else:
+        remedy = "See its log and the rights of this user."
+    return RedisUnavailableError(f"{refusal} {remedy}", answered=True)
+
+
+_MARKS = ":,'"
+
+_ONE_DATABASE = (
+    "A Redis Cluster has one database, 0: set REDIS_DB, or the number that the Redis URL ends in, "
+    "to 0."
+)
+# Settings that are at fault, by what the error says.
+_FAULTS = {
+    "DB index is out of range": "Redis has no database of this number: REDIS_DB, or the number "
+    "that the Redis URL ends in, is out of range (its setting `databases` says how many it has).",
+    "SELECT is not allowed in cluster mode": _ONE_DATABASE,
+    "can only be 0 in cluster mode": _ONE_DATABASE,
+    "Cluster mode is not enabled": "This Redis is no cluster: leave out cluster=True (--cluster).",
+}
+
+_WRITES = frozenset({"SET", "HSET", "SADD", "ZADD", "DEL", "HDEL", "SREM", "ZREM"})
+
+
+def _writes(command: Command) -> bool:
+    """Whether it was to change something in Redis."""
+    return command[0] in _WRITES or (command[0] == "EVAL" and command[1] in (WRITE, ADD))

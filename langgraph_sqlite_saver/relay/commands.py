@@ -15,8 +15,9 @@ Command = tuple[Any, ...]
 # How a key that Redis has already is brought together with what SQLite holds of it:
 # "replace" it; keep what is "missing" only, the key itself; add to what has begun anew after a
 # "total" loss (counters are added by `add`); or go on from SQLite's state after a "rollback" to an
-# older one.
-Mode = Literal["replace", "append", "missing", "total", "rollback"]
+# older one. "mirrored": so, and SQLite had every change up to then, so that of a record only what
+# tells when it was changed makes Redis' later, and not that it was used.
+Mode = Literal["replace", "append", "missing", "total", "rollback", "mirrored"]
 
 # One command for a key, whatever its type, so that nobody sees half of it, on a cluster too.
 # ARGV: the mode; the type; when it expires (ms since 1970, or nothing); the kind of content; data.
@@ -25,9 +26,13 @@ local key, mode, kind, at, content = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local first = 5
 local commands = {string='SET', hash='HSET', list='RPUSH', set='SADD', zset='ZADD'}
 local later = {}
+local used
+local mirrored = mode == 'mirrored'
+if mirrored then mode = 'rollback' end
 local function is_newer() -- whether a record says itself that Redis has its later state
   for i = first, #ARGV, 2 do
-    if ARGV[i] == 'updatedAt' or ARGV[i] == 'lastUsedAt' or ARGV[i] == 'lastRefreshAt' then
+    local tells = ARGV[i] == 'updatedAt' or ARGV[i] == 'lastRefreshAt'
+    if tells or (ARGV[i] == 'lastUsedAt' and not mirrored) then
       local now = redis.call('HGET', key, ARGV[i])
       if now and now > ARGV[i + 1] then return true end
     end
@@ -35,7 +40,14 @@ local function is_newer() -- whether a record says itself that Redis has its lat
   return false
 end
 local there = mode ~= 'replace' and redis.call('EXISTS', key) == 1
-if there and mode == 'missing' then return 0 end
+if there and mode == 'missing' then
+  local is_record = content == 'record' and redis.call('TYPE', key).ok == 'hash'
+  if not is_record or redis.call('HEXISTS', key, 'id') == 1 then return 0 end
+  mode = 'total' -- fields that a request left which ended late
+end
+if there and mirrored and redis.call('TYPE', key).ok ~= kind then
+  there, mode = false, 'replace'
+end
 if there and (mode == 'total' or mode == 'rollback') then
   if redis.call('TYPE', key).ok ~= kind then return 0 end
   local changed = 0
@@ -82,11 +94,13 @@ if there and (mode == 'total' or mode == 'rollback') then
       redis.call('DEL', key)
     end
   elseif mode == 'rollback' and not (content == 'record' and is_newer()) then
+    if content == 'record' then used = redis.call('HGET', key, 'lastUsedAt') end
     mode = 'replace'
   elseif kind == 'hash' then
     for i = first, #ARGV, 2 do
       changed = math.max(changed, redis.call('HSETNX', key, ARGV[i], ARGV[i + 1]))
     end
+    if at ~= '' and redis.call('PTTL', key) == -1 then redis.call('PEXPIREAT', key, at) end
     return changed
   elseif kind == 'set' then
     for i = first, #ARGV do
@@ -129,6 +143,9 @@ else
   for i = first, #ARGV, 4000 do
     redis.call(commands[kind], key, unpack(ARGV, i, math.min(i + 3999, #ARGV)))
   end
+end
+if used and used > (redis.call('HGET', key, 'lastUsedAt') or '') then
+  redis.call('HSET', key, 'lastUsedAt', used)
 end
 if at ~= '' then redis.call('PEXPIREAT', key, at) end
 return 1
@@ -329,6 +346,14 @@ def write_member(key: bytes, kind: str, member: bytes, value: Member | None) -> 
     if kind == "set":
         return ("SADD", key, member)
     return ("ZADD", key, value[1], member)
+
+
+def add_member(key: bytes, kind: str, member: Member) -> Command:
+    """The command that brings one member of a collection to Redis, if it has none of that name."""
+    name, value = member
+    if kind == "hash":
+        return ("HSETNX", key, name, value)
+    return ("SADD", key, name) if kind == "set" else ("ZADD", key, "NX", value, name)
 
 
 def flat(groups: Iterable[Iterable[Command]]) -> list[Command]:

@@ -1,29 +1,28 @@
 """Following a Redis that somebody else writes: SQLite kept up to date beside a relay.
 
-Changes come by keyspace notifications (https://redis.io/docs/latest/develop/pubsub/keyspace-notifications/),
-or are found by going through all keys again and again. The source is written to for one reason: to
-restore what it has lost.
+Changes come by keyspace notifications, or are found by going through all keys again and again. The
+source is written to for one reason: to restore what it has lost.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
-
-import redis
-from redis.cluster import RedisCluster
 
 from ..database import StorageError
 from . import keys, layout, outbox, server, trash
-from .asking import REDIS_ERRORS, Ask, ask
+from .asking import Ask, ask
+from .copies import is_older_copy, what_was_deleted
 from .errors import where
 from .keys import Row
+from .listening import Listener, Subscription
+from .losses import Restored
 from .mirror import BATCH, JITTER
-from .restoring import Restored, Restorer
+from .restoring import Restorer
 from .store import RelayStore
 
 # The audit log's name for whoever changes the source.
@@ -39,6 +38,8 @@ _PATIENCE = 1.0
 # With notifications all keys are gone through to close gaps that nobody noticed.
 _CLOSE_GAPS = 600.0
 _REPORT = 60.0
+# So many different lines beside the one a minute, in a minute.
+_LINES = 20
 _UPKEEP = 600.0
 _LISTEN = 0.2
 _BEAT = 10.0
@@ -48,12 +49,14 @@ _FEW = 20
 
 # By these a key goes for good; "expired" and "evicted" are no deletions.
 _DELETIONS = frozenset({b"del", b"rename_from", b"move_from"})
-# Together all that notify-keyspace-events can ask for by event.
-_EVERY_EVENT = "g$lshzxet"
+
+
+class FileReplacedError(StorageError):
+    """The SQLite file was deleted, or another one was put in its place, while it was in use."""
 
 
 class _SourceChanged(Exception):
-    """The source is another one than it was: it was restarted or emptied."""
+    """The source is not what it was: it was restarted or emptied, or tells of changes or not."""
 
 
 @dataclass
@@ -91,19 +94,21 @@ class Follower:
     ) -> None:
         self._store = store
         self._restores = restore
-        self._enables = enable_notifications
+        self._listener = Listener(store, enables=enable_notifications, say=self._say)
         self._scan_interval = scan_interval
         self._report = report
         self._minute = _Minute()
         self._events: dict[bytes, bytes] = {}
+        self._told_before: dict[bytes, bytes] = {}
+        self._followed_at = 0
         self._gathering_since = 0.0
         self._gather = _GATHER
         self._set_aside: set[bytes] = set()
         self._evicted_before = 0
-        self._pubsub: Any = None
-        self._listener: redis.Redis | None = None
+        self._pubsub: Subscription | None = None
         self._lost = False
-        self._said, self._said_until = "", 0.0
+        self._file: tuple[int, int] | None = None
+        self._said: dict[str, float] = {}
         self._next_pass = 0.0
         self._next_look = 0.0
         self._next_beat = 0.0
@@ -111,32 +116,57 @@ class Follower:
         self._next_upkeep = 0.0
 
     def run(self, stop: threading.Event) -> int:
-        """Follow until `stop` is set; 1 if Redis has lost keys that were not restored, else 0."""
+        """Follow until `stop` is set; 1 if Redis has lost keys that were not restored, else 0.
+
+        Before the end what was heard last is stored, unless Redis or SQLite has just failed: the
+        next start finds it. A call to either is waited for, as long as the store's `socket_timeout`
+        and `lock_timeout` say.
+
+        Raises:
+            FileReplacedError: What is stored goes into a file that nobody finds.
+        """
         self._stop = stop
         self._store.open()
         self._mirror = self._store.mirror
+        self._file = self._file_there()
+        works = True
         while not stop.is_set():
-            try:
-                self._follow()
-            except _SourceChanged:
-                self._hang_up()
-            except StorageError as error:
-                self._hang_up()
-                self._say(f"waiting: {error}")
-                stop.wait(_PATIENCE)
-            except Exception as error:  # of one key, most likely: the others go on
-                self._hang_up()
-                self._say(f"waiting: {type(error).__name__} in {where(error)}")
-                stop.wait(_PATIENCE)
-        with suppress(_SourceChanged, StorageError):
-            self._take_changed()
+            works = self._follow_while_it_works()
+        if not (works and self._take_the_last()):
+            self._report("ended before all was stored: the next start finds what is missing")
         self._hang_up()
         return 1 if self._lost else 0
 
+    def _follow_while_it_works(self) -> bool:
+        """False if something failed, which was waited for."""
+        try:
+            self._follow()
+            return True
+        except _SourceChanged:
+            self._hang_up()
+            return True
+        except FileReplacedError:
+            self._hang_up()
+            raise
+        except StorageError as error:
+            problem = str(error)
+        except Exception as error:  # of one key, most likely: the others go on
+            problem = f"{type(error).__name__} in {where(error)}"
+        self._hang_up()
+        self._say(f"waiting: {problem}")
+        self._stop.wait(_PATIENCE)
+        return False
+
+    def _take_the_last(self) -> bool:
+        with suppress(_SourceChanged, StorageError):
+            self._take_changed()
+            return True
+        return False
+
     def _follow(self) -> None:
-        client = self._store.redis
-        self._listen(client)
-        self._about = server.info(client)
+        self._listen()
+        self._about = server.info(self._store.redis)
+        self._followed_at = int(self._store.database.read(keys.state, "followed_at") or 0)
         self._beat()
         self._settle()
         while not self._stop.is_set():
@@ -165,9 +195,37 @@ class Follower:
             self._pass(mirror_deletions=True)
 
     def _beat(self) -> None:
-        """Say that this Redis is followed."""
+        """Say that this Redis is followed, and look whether it still can be as it was."""
         self._next_beat = time.monotonic() + _BEAT
+        self._check_file()
+        if self._listener.has_changed():
+            raise _SourceChanged
         self._store.database.write(keys.set_state, "followed_at", str(keys.now_ms()))
+
+    def _check_file(self) -> None:
+        there, path = self._file_there(), self._store.database.path
+        if there is None and self._file is not None:
+            raise FileReplacedError(
+                f"{path} was deleted while it was followed into. Started again, follow makes a new "
+                "one of what Redis has; the trash, the audit log and older usage are in the "
+                "backups: put one in place before that (relay restore-backup)"
+            )
+        if there != self._file:
+            raise FileReplacedError(
+                f"{path} was replaced while it was followed into. Started again, follow goes on "
+                "with the file that is there now"
+            )
+
+    def _file_there(self) -> tuple[int, int] | None:
+        """Which file is at the path now; None without one."""
+        path = self._store.database.path
+        try:
+            found = path.stat() if path is not None else None
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError:  # nobody can say
+            return self._file
+        return None if found is None else (found.st_dev, found.st_ino)
 
     @property
     def _restorer(self) -> Restorer:
@@ -178,32 +236,71 @@ class Follower:
     def _settle(self) -> None:
         """Before anything is taken over: find out what the source has lost."""
         database, about = self._store.database, self._about
-        same = (
-            about.identity == database.read(keys.state, "identity")
-            and str(about.flushes) == database.read(keys.state, "flushes")
-            and about.keys > 0
-        )
+        noted = [database.read(keys.state, name) for name in ("identity", "flushes")]
+        same = noted == [about.identity, str(about.flushes)] and about.keys > 0
         if not same and database.read(keys.count):
-            self._make_good(self._restorer.assess())
-            if self._restores:
-                self._restorer.bury()
+            self._mirror_what_was_told()
+            found = self._restorer.assess()
+            same = self._kept_its_keys(found, noted[0])
+            if not same:
+                is_older = found.loss != "total" and self._is_older_copy()
+                self._make_good(found, is_older=is_older)
+                if self._restores:
+                    self._restorer.bury()
         self._lost = False
+        self._told_before.clear()
         self._store.note_source(about)
         if self._restores and database.read(outbox.count):
             self._store.drain()
         self._pass(mirror_deletions=same)
 
-    def _make_good(self, found: Restored) -> None:
-        if found.loss == "none" and not self._restorer.is_pending:
+    def _mirror_what_was_told(self) -> None:
+        """Deletions that were heard of a moment before the source changed."""
+        told, self._told_before = self._told_before, {}
+        deleted = [name for name, event in told.items() if event in _DELETIONS]
+        before = self._store.database.read(keys.revision)
+        gone = [found.key for found in self._mirror.look(deleted) if found.value is None]
+        self._discard(gone, before)
+
+    def _kept_its_keys(self, found: Restored, identity: str | None) -> bool:
+        """Whether it is the same process, and has lost nothing: what is gone was deleted.
+
+        Another database of it was flushed, say, or a replica has left it.
+        """
+        if self._about.keys == 0 or self._restorer.is_pending:
+            return False
+        if found.loss not in ("none", "missing") or found.keys > max(_FEW, found.present):
+            return False
+        return identity is not None and _runs(identity) == _runs(self._about.identity)
+
+    def _is_older_copy(self) -> bool:
+        """Whether it was followed until it stopped, and came up with an older copy."""
+        return not self._about.appends and is_older_copy(self._store, self._followed_at)
+
+    def _make_good(
+        self, found: Restored, *, is_older: bool = False, is_running: bool = False
+    ) -> None:
+        if found.loss == "none" and not (is_older or self._restorer.is_pending):
             return
-        missing = f"Redis has lost {found.keys:,} keys ({found.loss})"
+        what = f"Redis has lost {found.keys:,} keys ({found.loss})"
+        remedy = "restored: relay restore-redis"
+        if is_older:
+            what = "Redis was started from an older copy"
+            remedy = "put right: relay reconcile"
         if not self._restores:
             self._lost = True
-            self._say(f"{missing}; nothing is taken over until it is restored: relay restore-redis")
+            self._say(f"{what}; nothing is taken over until it is {remedy}")
             self._stop.wait(_LOOK if self._stop.is_set() else 10 * _LOOK)
             raise _SourceChanged
-        self._say(f"{missing}: restoring")
-        self._restorer.restore(may_be_older=not self._about.appends, mirrored=True)
+        self._say(f"{what}: restoring")
+        self._restorer.restore(
+            may_be_older=not self._about.appends,
+            mirrored=True,
+            is_older=is_older,
+            is_running=is_running,
+        )
+        if is_older and (back := what_was_deleted(self._store)):
+            ask(self._store.redis, Ask([("DEL", name) for name in back]))
         self._report("restored")
 
     def _check_source(self) -> None:
@@ -217,59 +314,34 @@ class Follower:
 
     # Changes.
 
-    def _listen(self, client: redis.Redis) -> None:
-        """Subscribe to keyspace events, if there are any."""
-        self._pubsub = None
-        self._events.clear()
-        if isinstance(client, RedisCluster) or not self._notifies(client):
-            return
-        database = client.connection_pool.connection_kwargs.get("db", 0)
-        # One that connects again by itself would miss what is told meanwhile, and not say so.
-        self._listener = listener = self._store.connect(retries=0)
-        options = {"ignore_subscribe_messages": True}
-        pubsub: Any = listener.pubsub(**options)  # type: ignore[no-untyped-call]
-        self._pubsub = pubsub
-        server.attempt(lambda: pubsub.psubscribe(f"__keyevent@{database}__:*"), "PSUBSCRIBE")
-
-    def _notifies(self, client: redis.Redis) -> bool:
-        """Whether Redis tells of every change; made to, where that is allowed."""
-        name = "notify-keyspace-events"
-        (found,) = ask(client, Ask([("CONFIG", "GET", name)], tolerant=True))
-        if isinstance(found, Exception):  # hosted Redis has no CONFIG
-            return False
-        flags = _flags(found)
-        if "E" in flags and ("A" in flags or set(_EVERY_EVENT) <= set(flags)):
-            return True
-        if self._enables:
-            ask(client, Ask([("CONFIG", "SET", name, flags.replace("A", "") + "EA")]))
-        return self._enables
+    def _listen(self) -> None:
+        """Hear of changes from now on, where Redis tells of them."""
+        self._told_before = self._told_before | self._events
+        self._events = {}
+        self._pubsub = self._listener.begin()
 
     def _hear(self, patience: float) -> None:
         """Take what events have come; wait for one if there is none."""
         if self._pubsub is None:
             self._stop.wait(patience)
             return
-        get = self._pubsub.get_message
-        message = server.attempt(lambda: get(timeout=patience), "PSUBSCRIBE")
-        while message is not None:
-            self._note(message)
-            message = server.attempt(get, "PSUBSCRIBE")
+        for key, event in self._pubsub.events(patience):
+            self._note(key, event)
 
-    def _note(self, message: dict[str, Any]) -> None:
-        key = message["data"]
+    def _note(self, key: bytes, event: bytes) -> None:
         if not layout.is_lasting(key):
             return
         if not self._events:
             self._gathering_since = time.monotonic()
-        self._events[key] = message["channel"].rpartition(b":")[2]
+        self._events[key] = event
 
     def _take_changed(self) -> None:
         """Store what the events of the last moments told of."""
         started = time.monotonic()
-        events, self._events = self._events, {}
-        names = list(events)
+        events, names = self._events, list(self._events)
         before = self._store.database.read(keys.revision)
         taken = self._mirror.take_over(names, actor=ACTOR, guard=self._check_source)
+        self._events = {}
         self._minute.changed += taken.changed
         gone = {name: events[name] for name in taken.missing}
         self._set_aside.difference_update(names)
@@ -339,13 +411,14 @@ class Follower:
         soon = keys.now_ms() + JITTER
         self._forget([row.key for row in gone if row.is_expired(soon)], before)
         living = [row.key for row in gone if not row.is_expired(soon)]
-        if len(living) > max(_FEW, self._store.database.read(keys.count) // 2):
-            # Nobody deletes that much at once, and a flush may go unnoticed.
-            self._make_good(self._restorer.assess())
-            return
         if self._was_evicting():
             self._set_aside.update(living)
-        self._discard([key for key in living if key not in self._set_aside], before)
+        living = [key for key in living if key not in self._set_aside]
+        if len(living) > max(_FEW, self._store.database.read(keys.count) // 2):
+            # Nobody deletes that much at once, and a flush may go unnoticed.
+            self._make_good(self._restorer.assess(), is_running=True)
+            return
+        self._discard(living, before)
 
     def _unseen(self, seen: set[int]) -> Iterator[list[Row]]:
         after = b""
@@ -379,24 +452,20 @@ class Follower:
         )
 
     def _say(self, line: str) -> None:
-        """Report something that lasts: at once, and then once a minute."""
+        """Report something that lasts: at once, and then once a minute, whatever it counts."""
         now = time.monotonic()
-        if line != self._said or now >= self._said_until:
-            self._said, self._said_until = line, now + _REPORT
+        self._said = {said: until for said, until in self._said.items() if now < until}
+        about = re.sub(r"[\d,.]+", "0", line)
+        if about not in self._said and len(self._said) < _LINES:
+            self._said[about] = now + _REPORT
             self._report(line)
 
     def _hang_up(self) -> None:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with suppress(*REDIS_ERRORS):
-                pubsub.close()
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+            pubsub.close()
 
 
-def _flags(reply: Any) -> str:
-    """What CONFIG GET says of one setting."""
-    values = list(reply.values()) if isinstance(reply, dict) else list(reply)[1:]
-    value = values[0] if values else b""
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _runs(identity: str) -> list[str]:
+    """The run ids in a server's identity, without whose copies of keys they are."""
+    return [part.partition(".")[0] for part in identity.split("+")]

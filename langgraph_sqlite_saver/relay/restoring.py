@@ -5,69 +5,34 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeGuard
 
 from ..database import Database, StorageError
-from . import commands, keys, layout, outbox, server
+from . import commands, keys, layout, losses, outbox, records, server
 from .asking import Ask, ask
 from .commands import Command, KeyState, Mode
 from .errors import RedisUnavailableError
 from .keys import Row
-from .logic import Logic
+from .layout import Place
+from .logic import Logic, fields_of_reply
+from .losses import Restored
 from .outbox import Change, Current
+from .projection import fields_of
+from .records import Record
 from .server import Clients
+from .values import Value
 
 Progress = Callable[[int, int], None]
 
-_PAGE = 200
 # A turn that shows no progress for this long is over, in milliseconds.
 _LEASE = 30_000
 # How often to look whether another process's turn is over, in seconds.
 _POLL = 0.1
 # How often to add to a counter that keeps rising meanwhile.
 _TRIES = 100
-
-
-@dataclass
-class Restored:
-    """What a restore wrote, or would write: keys, and which of them are API keys and accounts.
-
-    `present` keys were there already; `loss` says how much was missing: "none", "missing" (some
-    keys), "rollback" (an older copy came back) or "total" (most of its records).
-    """
-
-    keys: int = 0
-    api_keys: int = 0
-    accounts: int = 0
-    present: int = 0
-    loss: str = "none"
-
-    def __post_init__(self) -> None:
-        self._records_present = 0
-
-    def count(self, key: bytes, there: bool, whole: bool) -> None:
-        """Count a key; `whole`: it is a record that has its id."""
-        place = layout.place(key)
-        family = place.family if place is not None else ""
-        self._records_present += whole
-        if there:
-            self.present += 1
-            return
-        self.keys += 1
-        self.api_keys += family == "api_key"
-        self.accounts += family == "account"
-
-    def judge(self, went_back: bool) -> None:
-        """Say what kind of loss it is. A relay makes counters anew, but never a whole record."""
-        records = self.api_keys + self.accounts
-        if self.keys > self.present if not records else not self._records_present:
-            self.loss = "total"
-        elif went_back or records > self._records_present:
-            self.loss = "rollback"
-        elif self.keys:
-            self.loss = "missing"
 
 
 @dataclass(frozen=True)
@@ -157,45 +122,14 @@ class Restorer:
         self._logic = logic
         self._stopping = stopping
 
-    def assess(self, turn: _Turn | None = None) -> Restored:
+    def assess(self) -> Restored:
         """What is missing in Redis; writes nothing there."""
-        found = Restored()
-        went_back = False
-        for page in self._pages():
-            if turn is not None:
-                self._keep(turn)
-            there = ask(self._clients.raw, Ask([("EXISTS", row.key) for row in page]))
-            whole = self._whole(page)
-            for row, exists in zip(page, there, strict=True):
-                found.count(row.key, bool(exists), row.key in whole)
-            went_back = went_back or self._went_back(page)
-        found.judge(went_back)
-        return found
-
-    def _whole(self, page: Sequence[Row]) -> set[bytes]:
-        """Those that are records and have their id in Redis; or are no hashes, and exist."""
-        names = [row.key for row in page if _is_record(row.key)]
-        if not names:
-            return set()
-        replies = ask(self._clients.raw, Ask([("HGET", n, "id") for n in names], tolerant=True))
-        return {name for name, reply in zip(names, replies, strict=True) if reply}
+        return losses.assess(self._database, self._clients)
 
     @property
     def is_pending(self) -> bool:
         """Whether a restore was interrupted and waits for being gone on with."""
         return bool(self._database.read(keys.state, "restoring"))
-
-    def _went_back(self, page: Sequence[Row]) -> bool:
-        """Whether totals that only rise, or times of changes, are older than they were."""
-        asked: list[Command] = []
-        saved: list[bytes] = []
-        for key, field_name, value in self._database.read(_marks, page):
-            asked.append(("HGET", key, field_name))
-            saved.append(value)
-        if not asked:
-            return False
-        replies = ask(self._clients.raw, Ask(asked, tolerant=True))
-        return any(map(_is_older, replies, saved))
 
     def restore(
         self,
@@ -203,6 +137,8 @@ class Restorer:
         dry_run: bool = False,
         may_be_older: bool = False,
         mirrored: bool = False,
+        is_older: bool = False,
+        is_running: bool = False,
         progress: Progress | None = None,
     ) -> Restored:
         """Write what is missing, and what counters and lists have lost; say what that was.
@@ -210,18 +146,26 @@ class Restorer:
         Keys that are deleted here are removed there, and the marks by which a relay remembers that
         it found no accounts. It can be interrupted and done again, and waits while another process
         is at it. `may_be_older`: Redis was started from a copy, and what was saved here is newer.
-        `mirrored`: so is everything, for a follower kept it up to the loss.
+        `mirrored`: so is everything, for a follower kept it up to the loss. `is_older`: so it was
+        indeed. `is_running`: Redis was not restarted, so that counters which are no lower than what
+        is saved were not lost.
         """
         if dry_run:
             return self.assess()
         turn = self._take_turn()
         done = False
         try:
-            assessed = self.assess(turn)
+            assessed = losses.assess(self._database, self._clients, partial(self._keep, turn))
+            if is_older and assessed.loss != "total":
+                assessed.loss = "rollback"
             turn = replace(turn, loss=turn.loss or assessed.loss)
+            turn = replace(turn, resumed=turn.resumed or is_running)
             assessed.loss = turn.loss
             self._write_all(
-                turn, _Newer(may_be_older, mirrored), assessed.keys + assessed.present, progress
+                turn,
+                _Newer(may_be_older, mirrored, assessed.indexes),
+                assessed.keys + assessed.present,
+                progress,
             )
             done = True
         finally:
@@ -255,7 +199,7 @@ class Restorer:
 
     def _write_all(self, turn: _Turn, newer: _Newer, total: int, progress: Progress | None) -> None:
         done = 0
-        for page in self._pages():
+        for page in losses.pages(self._database):
             self._keep(turn)
             self._write(page, turn, newer)
             turn = turn.past(page)
@@ -267,6 +211,8 @@ class Restorer:
 
     def _write(self, page: Sequence[Row], turn: _Turn, newer: _Newer) -> None:
         mode = turn.mode_of(page)
+        if mode == "missing" and (places := self._lacking(page, newer)):
+            ask(self._clients.raw, Ask(places))
         seen: Current = self._database.read(_to_write, page, mode, newer)
         replies = ask(self._clients.once, Ask(seen.commands))
         if mode == "total":
@@ -276,6 +222,17 @@ class Restorer:
         while moved := self._database.read(_moved, seen):  # a save came in between
             self._logic.bring(tuple(moved))
             seen = self._database.read(_seen_again, seen)
+
+    def _lacking(self, page: Sequence[Row], newer: _Newer) -> list[Command]:
+        """The commands that give records their places in indexes again.
+
+        Where Redis has the record, those that follow from what it has: a secret that was changed
+        there must not let anybody in again.
+        """
+        rows = [row for row in page if losses.is_record(row.key)]
+        asked = [records.ask_for(_place(row.key), row.key) for row in rows]
+        replies = ask(self._clients.raw, Ask(asked, tolerant=True)) if asked else []
+        return self._database.read(_places, rows, replies, newer)
 
     def _add(self, states: Sequence[KeyState], turn: _Turn) -> None:
         """Add old counts to those that began anew.
@@ -306,57 +263,33 @@ class Restorer:
     def bury(self) -> None:
         """Remove from Redis what was deleted here."""
         after: Change = (b"", None)
-        while buried := self._database.read(outbox.buried, after, _PAGE):
+        while buried := self._database.read(outbox.buried, after, losses.PAGE):
             self._logic.bring(tuple(buried))
             after = buried[-1]
 
-    def _pages(self) -> Iterator[list[Row]]:
-        """The rows that Redis should have, page by page."""
-        after = b""
-        while page := self._database.read(keys.page, after, _PAGE):
-            after = page[-1].key
-            now = keys.now_ms()
-            if living := [row for row in page if not row.is_expired(now)]:
-                yield living
 
-
-def _is_record(key: bytes) -> bool:
+def _place(key: bytes) -> Place:
     place = layout.place(key)
-    return place is not None and place.family in ("api_key", "account")
+    assert place is not None
+    return place
 
 
-def _marks(conn: sqlite3.Connection, page: Sequence[Row]) -> list[tuple[bytes, bytes, bytes]]:
-    """What tells that a copy is older: (key, field, value)."""
+def _places(
+    conn: sqlite3.Connection, rows: Sequence[Row], replies: Sequence[object], newer: _Newer
+) -> list[Command]:
     found = []
-    for row in page:
-        place = layout.place(row.key)
-        if row.type != "hash" or row.blob is None:
-            continue
-        if row.key == b"usage:global:total":
-            names: tuple[bytes, ...] = (b"requests",)
-        elif place is not None:
-            names = _MARKS.get(place.family, ())
-        else:
-            continue
-        fields = keys.value_of(conn, row).fields()
-        found += [(row.key, name, fields[name]) for name in names if fields.get(name)]
+    for row, reply in zip(rows, replies, strict=True):
+        place = _place(row.key)
+        fields = None if isinstance(reply, Exception) else fields_of_reply(place, reply)
+        is_part = fields is None or (row.type == "hash" and "id" not in fields)
+        if fields is None or is_part or (newer.saved_here and row.written_here):
+            fields = fields_of(place, keys.value_of(conn, row))
+        record = Record(place, row.key, Value("hash", ()), {**fields, "id": place.id})
+        for key, name in records.memberships(record, indexed=True):
+            member = keys.member(conn, key, name)
+            if member is not None:
+                found.append(commands.add_member(key, layout.INDEX_TYPES.get(key, "set"), member))
     return found
-
-
-_MARKS = {
-    "key_totals": (b"totalRequests",),
-    "api_key": (b"updatedAt", b"lastUsedAt"),
-    "account": (b"updatedAt", b"lastUsedAt", b"lastRefreshAt"),
-}
-
-
-def _is_older(now: object, saved: bytes) -> bool:
-    """Whether a count is lower, or an ISO time earlier, than what was saved."""
-    if not isinstance(now, bytes) or not now:
-        return False
-    if now.isdigit() and saved.isdigit():
-        return int(now) < int(saved)
-    return now[:4].isdigit() and saved[:4].isdigit() and now < saved
 
 
 def _is_counter_of(state: object, names: set[bytes]) -> TypeGuard[KeyState]:
@@ -365,10 +298,11 @@ def _is_counter_of(state: object, names: set[bytes]) -> TypeGuard[KeyState]:
 
 @dataclass(frozen=True)
 class _Newer:
-    """What of SQLite is newer than a Redis that was started from a copy."""
+    """What of SQLite is newer than a Redis that was started from a copy; `indexes` are gone."""
 
     saved_here: bool
     everything: bool
+    indexes: frozenset[bytes]
 
 
 def _to_write(conn: sqlite3.Connection, page: Sequence[Row], mode: Mode, newer: _Newer) -> Current:
@@ -385,18 +319,20 @@ def _to_write(conn: sqlite3.Connection, page: Sequence[Row], mode: Mode, newer: 
 
 def _how(row: Row, state: KeyState, mode: Mode, newer: _Newer) -> Mode:
     """How one key is brought together: an index gets what it lacks."""
-    if layout.is_index(row.key):
-        return mode if mode == "rollback" and newer.everything else "total"
-    if newer.saved_here and row.written_here:
+    if newer.saved_here and row.written_here and not layout.is_index(row.key):
         return "replace"
-    if mode == "rollback" and not (newer.everything or _tells_its_age(row, state)):
+    if mode == "rollback" and newer.everything:
+        return "mirrored"
+    if layout.is_index(row.key):
+        return "total" if mode != "missing" or row.key in newer.indexes else "missing"
+    if mode == "rollback" and not _tells_its_age(row, state):
         return "missing"
     return mode
 
 
 def _tells_its_age(row: Row, state: KeyState) -> bool:
     """Whether what is there can be told older or newer by itself."""
-    return row.type in ("list", "stream") or commands.is_counter(state) or _is_record(row.key)
+    return row.type in ("list", "stream") or commands.is_counter(state) or losses.is_record(row.key)
 
 
 def _moved(conn: sqlite3.Connection, seen: Current) -> list[Change]:

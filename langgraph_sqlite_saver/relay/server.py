@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -48,14 +49,26 @@ class Target:
             "protocol": 2,
             "socket_timeout": self.timeout,
             "socket_connect_timeout": self.timeout,
-            "retry": Retry(NoBackoff(), retries),
+            # Not where it did not answer in time: who waits has waited long enough.
+            "retry": Retry(NoBackoff(), retries, (redis.ConnectionError,)),
             "decode_responses": as_text,
             "encoding_errors": "surrogateescape",
         }
         if self.connected is not None and not self.cluster:
             options["redis_connect_func"] = partial(_on_connect, self.connected)
-        client: redis.Redis = attempt(lambda: factory.from_url(self.url, **options), "connecting")
+        client: redis.Redis = attempt(
+            lambda: factory.from_url(_checked(self.url), **options), "connecting"
+        )
         return client
+
+
+def _checked(url: str) -> str:
+    """The URL; raises ValueError if its path is no number, which redis-py takes for database 0."""
+    parts = urlsplit(url)
+    database = unquote(parts.path).strip("/")
+    if parts.scheme in ("redis", "rediss") and database and not database.isdecimal():
+        raise ValueError
+    return url
 
 
 def _on_connect(connected: Callable[[], object], connection: Any) -> None:

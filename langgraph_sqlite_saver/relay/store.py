@@ -46,9 +46,10 @@ from .batching import UsageQueue
 from .comparing import Comparison, Difference
 from .errors import RedisLostKeysError, RedisUnavailableError, SqliteDisabledError, where
 from .logic import Health, Logic
+from .losses import Restored
 from .mirror import Mirror, Taken
 from .redis_only import RedisOnly
-from .restoring import Restored, Restorer
+from .restoring import Restorer
 from .schema import SCHEMA
 from .server import Clients, Target
 from .times import Buckets, cutoff, utc_text
