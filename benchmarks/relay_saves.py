@@ -145,9 +145,9 @@ def _listening() -> Iterator[list[Commands]]:
     heard: list[Commands] = []
     tell = logic.tell
 
-    def hear(client: redis.Redis, commands: Commands) -> None:
+    def hear(client: redis.Redis, commands: Commands, answers: int = 0) -> list[Any]:
         heard.append(commands)
-        tell(client, commands)
+        return tell(client, commands, answers)
 
     logic.tell = hear
     try:

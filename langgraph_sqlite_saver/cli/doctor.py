@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 import time
 from collections import Counter
@@ -13,14 +14,15 @@ from typing import Literal
 
 import redis
 
-from ..database import Database, StorageError
+from ..database import CannotOpenError, Database, StorageError
 from ..database.migrations import applied_version
-from ..relay import Difference, RedisUnavailableError, RelayStore, keys, server
+from ..relay import Difference, RedisUnavailableError, RelayStore, backups, keys, server
 from ..relay.asking import Ask, ask
+from ..relay.listening import is_told
 from ..relay.schema import SCHEMA
 from . import output
-from .options import read_only, size_on_disk
-from .place import Place
+from .options import for_a_terminal, read_only, size_on_disk
+from .place import Place, find
 
 # From here on the guide advises to clear old records, in bytes.
 LARGE = 1_000_000_000
@@ -28,6 +30,10 @@ LARGE = 1_000_000_000
 OLD_BACKUP = 2
 # Keys that differ are counted up to here.
 COUNTED = 1000
+
+# Within these a follower has changes on disk, with notifications and without, in seconds.
+_NOTICED, _CAME_ACROSS = 5.0, 65.0
+_AGAIN = 0.2
 
 _DAY = 24 * 3600
 _RUN = "langgraph-sqlite relay"
@@ -52,7 +58,7 @@ class Diagnosis:
     verdict: str
 
 
-def examine(place: Place, backups: Path, progress: output.Report | None) -> Diagnosis:
+def examine(place: Place, directory: Path, progress: output.Report | None) -> Diagnosis:
     """Look at everything and change nothing."""
     findings = list(_file(place.path))
     sound = all(each.state != "problem" for each in findings if each.subject in _NEEDED)
@@ -67,10 +73,10 @@ def examine(place: Place, backups: Path, progress: output.Report | None) -> Diag
             findings += _waiting(store)
         if sound and about is not None:
             findings += _source(store, about)
-            found = store.diff(limit=COUNTED, progress=progress)
+            found = _standing(store, store.diff(limit=COUNTED, progress=progress))
             agree, verdict = not found, _verdict(found)
             findings += _differing(found)
-    return Diagnosis([*findings, _backups(backups)], agree, verdict)
+    return Diagnosis([*findings, _backups(directory, place.path)], agree, verdict)
 
 
 # The file. Without these it is not opened for more.
@@ -78,36 +84,50 @@ _NEEDED = {"file", "tables"}
 
 
 def _file(path: Path) -> Iterator[Finding]:
-    if not path.exists():
-        make = f"name the file with --db, or make it: {_RUN} import-redis"
-        yield Finding("file", "problem", f"{path} does not exist", make)
-        return
-    yield from _about_file(path)
     try:
+        find(path)
+        yield _size(path)
         with Database(read_only(path)) as database:
-            yield database.read(_tables)
-            yield from database.read(_contents)
+            version = database.read(applied_version, SCHEMA)
+            yield _tables(version)
+            if version:  # else it is nobody's business here
+                yield privacy(path)
+                yield from database.read(_contents)
     except (StorageError, sqlite3.Error) as error:
-        restore = f"stop the service, then: {_RUN} restore-backup ARCHIVE"
-        yield Finding("file", "problem", f"{path} cannot be read: {error}", restore)
+        yield _failed("file", "problem", error)
 
 
-def _about_file(path: Path) -> Iterator[Finding]:
-    mode, total = path.stat().st_mode, size_on_disk(path)
+_RESTORE = f"stop the service, then: {_RUN} restore-backup ARCHIVE"
+
+
+def _failed(subject: str, state: Literal["note", "problem"], error: Exception) -> Finding:
+    """An error with its own remedy; a backup is the one for a damaged file alone."""
+    text, _, remedy = for_a_terminal(str(error)).partition(". ")
+    if "malformed" in text:
+        remedy = _RESTORE
+    return Finding(subject, state, text, remedy or "see that it is a relay's file")
+
+
+def _size(path: Path) -> Finding:
+    total = size_on_disk(path)
+    text = f"{path} has {output.size(total)}"
     if total > LARGE:
         purge = f"{_RUN} usage --purge-older-than 90, then {_RUN} optimize --vacuum full"
-        yield Finding("size", "note", f"{path} has {output.size(total)}", purge)
-    else:
-        yield Finding("size", "ok", f"{path} has {output.size(total)}")
+        return Finding("size", "note", text, purge)
+    return Finding("size", "ok", text)
+
+
+def privacy(path: Path) -> Finding:
+    """Whether a file that is there is its owner's alone."""
+    mode = path.stat().st_mode
     if mode & 0o077:
         others = f"others may read the file: its mode is {mode & 0o777:04o}"
-        yield Finding("mode", "problem", others, f"chmod 600 {path}")
-    else:
-        yield Finding("mode", "ok", "only its owner may read the file")
+        return Finding("mode", "problem", others, f"chmod 600 {shlex.quote(str(path))}")
+    return Finding("mode", "ok", "only its owner may read the file")
 
 
-def _tables(conn: sqlite3.Connection) -> Finding:
-    version, newest = applied_version(conn, SCHEMA), SCHEMA.newest
+def _tables(version: int) -> Finding:
+    newest = SCHEMA.newest
     text = f"the tables are at version {version} of {newest}"
     if version == 0:
         return Finding("tables", "problem", "no relay's tables", "name another file with --db")
@@ -123,8 +143,7 @@ def _contents(conn: sqlite3.Connection) -> list[Finding]:
     (verdict,) = conn.execute("PRAGMA quick_check(1)").fetchone()
     (dangling,) = conn.execute("SELECT count(*) FROM pragma_foreign_key_check").fetchone()
     if verdict != "ok":
-        restore = f"stop the service, then: {_RUN} restore-backup ARCHIVE"
-        return [Finding("file", "problem", f"it is damaged: {verdict}", restore)]
+        return [Finding("file", "problem", f"it is damaged: {verdict}", _RESTORE)]
     if dangling:
         rows = f"{output.counted(dangling, 'row')} of records that are not there"
         return [Finding("rows", "problem", rows, f"{_RUN} import-redis, or restore a backup")]
@@ -148,8 +167,7 @@ def _reached(store: RelayStore, place: Place, findings: list[Finding]) -> server
 
 def _server(store: RelayStore) -> Iterator[Finding]:
     nodes = server.nodes(store.redis)
-    flags = [_setting(node, "notify-keyspace-events") for node in nodes]
-    if all(each and "E" in each for each in flags):
+    if all(map(is_told, nodes)):
         yield Finding("notifications", "ok", "Redis tells of changes")
     else:
         enable = f"{_RUN} follow --enable-notifications, if changes are to be followed at once"
@@ -221,10 +239,32 @@ def _source(store: RelayStore, about: server.ServerInfo) -> Iterator[Finding]:
         yield Finding("source", "ok", "Redis is the one that was last seen")
 
 
+def _standing(store: RelayStore, found: list[Difference]) -> list[Difference]:
+    """Those that a follower, where there is one, does not bring in step while it is waited for."""
+    if not found or not store.database.read(keys.is_followed):
+        return found
+    names = [each.key for each in found]
+    before = store.database.read(_revisions, names)
+    patience = _NOTICED if is_told(store.redis) else _CAME_ACROSS
+    deadline = time.monotonic() + patience
+    moved: set[bytes] = set()
+    while len(moved) < len(names) and time.monotonic() < deadline:
+        time.sleep(_AGAIN)
+        now = store.database.read(_revisions, names)
+        moved |= {name for name in names if now.get(name) != before.get(name)}
+    still = {each.key for each in store.diff()} - moved
+    return [each for each in found if each.key in still]
+
+
+def _revisions(conn: sqlite3.Connection, names: list[bytes]) -> dict[bytes, int]:
+    return {name: row.revision for name, row in keys.rows(conn, names).items()}
+
+
 def _differing(found: list[Difference]) -> Iterator[Finding]:
     if found:
         see = f"{_RUN} diff shows them; {_RUN} reconcile puts them in step"
-        yield Finding("keys", "problem", f"{_many(found)} differ", see)
+        differ = "differs" if len(found) == 1 else "differ"
+        yield Finding("keys", "problem", f"{_many(found)} {differ}", see)
     else:
         yield Finding("keys", "ok", "no key differs")
 
@@ -242,12 +282,15 @@ def _verdict(found: list[Difference]) -> str:
     return f"SQLite and Redis disagree on {_many(found)}: {shown}."
 
 
-def _backups(directory: Path) -> Finding:
-    files = [each.stat().st_mtime for each in directory.glob("sqlite_backup_*.db.gz")]
-    make = f"{_RUN} backup, daily"
-    if not files:
-        return Finding("backup", "note", f"no backup in {directory}", make)
-    days = max(0.0, (time.time() - max(files)) / _DAY)
+def _backups(directory: Path, path: Path) -> Finding:
+    try:
+        made = [each.stat().st_mtime for each in backups.made_of(directory, path)]
+    except CannotOpenError as error:
+        return _failed("backup", "note", error)
+    make = f"{_RUN} backup, daily; if they are elsewhere: doctor --directory DIR"
+    if not made:
+        return Finding("backup", "note", f"no backup of this file in {directory}", make)
+    days = max(0.0, (time.time() - max(made)) / _DAY)
     text = f"the last one in {directory} is {days:.1f} days old"
     if days > OLD_BACKUP:
         return Finding("backup", "problem", text, make)

@@ -76,9 +76,19 @@ def _itself(path: Path) -> Path:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of a `.env`: KEY=VALUE lines, quotes and comments as dotenv has them."""
+    """The variables of a `.env`: KEY=VALUE lines, quotes and comments as dotenv has them.
+
+    Raises ValueError for a file that cannot be read, or is no text.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        reason = f"{error.strerror}: name the relay's .env, as a user who may read it"
+        raise ValueError(f"--env-file {path}: {reason}") from error
+    if "\0" in content:
+        raise ValueError(f"--env-file {path}: no text in UTF-8: name the relay's .env")
     found = {}
-    for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines():
+    for line in content.splitlines():
         match = _VARIABLE.match(line)
         if match:
             found[match[1]] = next((part for part in match.groups()[1:] if part is not None), "")
@@ -143,13 +153,20 @@ def reported(resumable: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         fail(f"Stopped.{' The same command goes on from here.' if resumable else ''}", STOPPED)
     except (OSError, sqlite3.Error) as error:
-        fail(_for_a_terminal(str(error)), PROBLEM)
+        fail(for_a_terminal(_named(error)), PROBLEM)
     except Exception as error:
         from ..database import StorageError
 
         if not isinstance(error, StorageError):
             raise
-        fail(_for_a_terminal(str(error)), PROBLEM)
+        fail(for_a_terminal(str(error)), PROBLEM)
+
+
+def _named(error: Exception) -> str:
+    """An error of the system's with its file and without its number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}. See that this user may go there."
+    return str(error)
 
 
 # What the library's errors say that want a key.
@@ -157,9 +174,10 @@ GIVE_KEY = "Give the serde, and the key, that it was saved with."
 _URI = re.compile(r"file://(/.*?)\?(?:mode=ro|immutable=1)")
 
 
-def _for_a_terminal(text: str) -> str:
+def for_a_terminal(text: str) -> str:
     """An error's text with paths, not the URIs that files are opened with, and with our options."""
     text = text.replace(GIVE_KEY, "It takes the key that it was saved with: --key-env NAME.")
+    text = text.replace("(even_if_lost)", "(--even-if-lost)")
     return _URI.sub(lambda match: unquote(match[1]), text)
 
 

@@ -91,11 +91,25 @@ def counted(count: int, noun: str) -> str:
 # Tables.
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], right: str = "") -> None:
-    """A table on stdout; `right` has an "r" for each column that is aligned to the right."""
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: str = "",
+    *,
+    whole: bool = False,
+) -> None:
+    """A table on stdout; `right` has an "r" for each column that is aligned to the right.
+
+    On a terminal, cells that are too long are folded; `whole` ones are not: they can be copied.
+    """
     cells = [[clean(number(cell)) for cell in row] for row in rows]
     align = right.ljust(len(headings))
-    if is_terminal(sys.stdout):
+    if is_terminal(sys.stdout) and whole:
+        heading, *lines = columns([list(headings), *cells], align)
+        say_styled(heading, "bold")
+        for line in lines:
+            say(line)
+    elif is_terminal(sys.stdout):
         _rich_table(headings, cells, align)
     else:
         _plain_table([list(headings), *cells], align)

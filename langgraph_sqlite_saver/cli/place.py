@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ _FILE_OPTIONS: dict[str, Any] = {
             "--env-file",
             metavar="FILE",
             help="Take the settings from the relay's .env instead of the environment;"
-            " a relative SQLITE_DB_PATH begins where it lies.",
+            " a relative SQLITE_DB_PATH, and the place of backups, begin where it lies.",
         ),
     ],
 }
@@ -64,6 +65,7 @@ class Place:
 
     arguments: Mapping[str, Any]
     json: bool
+    base: Path = Path()  # where relative paths of the settings begin
 
     @classmethod
     def of(
@@ -78,16 +80,17 @@ class Place:
         given = {"path": db, "redis_url": redis_url, "cluster": cluster, "heal": False}
         try:
             environ = os.environ if env_file is None else read_env_file(env_file)
-            found = settings.from_environment(environ)
-            timezone(timedelta(hours=found["timezone_offset"]))
-        except (ValueError, OverflowError, OSError) as error:  # InvalidInputError among them
+            chosen_url = {} if redis_url is None else {"REDIS_URL": redis_url}
+            found = settings.from_environment({**environ, **chosen_url})
+        except ValueError as error:  # InvalidInputError among them
             fail(str(error), USAGE)
         if str(db or found["path"]).startswith(("file:", ":memory:")):
             fail("--db is the path of a file", USAGE)
+        base = Path() if env_file is None else env_file.parent
         if env_file is not None and found["path"] is not None:
-            found["path"] = env_file.parent / found["path"]
+            found["path"] = base / found["path"]
         chosen = {name: value for name, value in given.items() if value is not None}
-        return cls({**found, **chosen}, json)
+        return cls({**found, **chosen}, json, base)
 
     @property
     def path(self) -> Path:
@@ -124,11 +127,7 @@ class Place:
     def check_file(self) -> None:
         """Raise unless the file is there and holds a relay's tables."""
         path = self.path
-        if not path.exists():
-            raise CannotOpenError(
-                f"{path} does not exist. Name the file with --db or SQLITE_DB_PATH; "
-                "`langgraph-sqlite relay import-redis` makes one."
-            )
+        find(path)
         with Database(read_only(path)) as database:
             if not database.read(applied_version, SCHEMA):
                 raise CannotOpenError(f"{path} holds no relay's tables: name another with --db.")
@@ -150,6 +149,27 @@ class Place:
     def ask(self, question: str, yes: bool) -> None:
         """Go on if the answer is yes."""
         options.ask(question, yes)
+
+
+def find(path: Path) -> os.stat_result:
+    """What the system says of a file; raises CannotOpenError unless there is one to be read."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CannotOpenError(
+            f"{path} does not exist. Name the file with --db or SQLITE_DB_PATH; "
+            "`langgraph-sqlite relay import-redis` makes one."
+        ) from None
+    except OSError as error:
+        raise CannotOpenError(f"{path}: {error.strerror}. {_AS_OWNER}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise CannotOpenError(f"{path} is a directory. Name a file with --db or SQLITE_DB_PATH.")
+    if not os.access(path, os.R_OK):
+        raise CannotOpenError(f"{path} may not be read by this user. {_AS_OWNER}")
+    return found
+
+
+_AS_OWNER = "Run this as the user whose file it is, or name another with --db."
 
 
 @contextmanager

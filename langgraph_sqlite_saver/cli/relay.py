@@ -21,12 +21,13 @@ from ..relay import (
     Follower,
     RedisUnavailableError,
     RelayStore,
+    TrashEntry,
     backups,
     layout,
     server,
 )
 from . import NAME, output
-from .doctor import Diagnosis, examine
+from .doctor import Diagnosis, examine, privacy
 from .options import PROBLEM, USAGE, DryRun, Vacuum, Yes, fail, size_on_disk
 from .place import Place, command
 
@@ -45,6 +46,9 @@ Since = Annotated[
     typer.Option("--since", metavar="TIME", help="From this time on, as 2026-11-21 or ISO 8601."),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
+
+# Where backups are, from where the settings are.
+_BACKUPS = "backups/sqlite"
 
 
 class Side(str, Enum):
@@ -72,6 +76,7 @@ def import_redis(place: Place, dry_run: DryRun = False) -> None:
     Redis is not changed. Doing it again takes over what changed since.
     """
     is_new = not place.path.exists()
+    _warn_if_exposed(place)
     # Into memory, what a file that is missing would be given can be counted and none is made.
     store = place.store(path=":memory:") if dry_run and is_new else place.store()
     with store, output.progress("importing", quiet=place.json) as report:
@@ -90,6 +95,12 @@ def import_redis(place: Place, dry_run: DryRun = False) -> None:
         output.document(figures)
     else:
         _show_import(figures, is_new)
+
+
+def _warn_if_exposed(place: Place) -> None:
+    """Say so where others may read a file that was there before."""
+    if place.path.is_file() and (found := privacy(place.path)).state != "ok":
+        output.remark(f"{place.path}: {found.text}. To change that: {found.remedy}")
 
 
 def _show_import(figures: dict[str, Any], is_new: bool) -> None:
@@ -133,8 +144,10 @@ def follow(
     A Redis that has lost keys gets them back. It runs until Ctrl-C or SIGTERM.
     """
     stop = threading.Event()
+    _warn_if_exposed(place)
     _stop_on_signals(stop)
-    with place.store() as store, ThreadPoolExecutor(1) as pool:
+    # SIGTERM waits for either once.
+    with place.store(socket_timeout=4.0, lock_timeout=4.0) as store, ThreadPoolExecutor(1) as pool:
         follower = Follower(
             store,
             restore=not no_restore,
@@ -172,7 +185,9 @@ def restore_redis(place: Place, dry_run: DryRun = False) -> None:
         if not dry_run:
             store.note_source(about)
     if place.json:
-        output.document({**asdict(found), "dryRun": dry_run})
+        figures = {"apiKeysCount": found.api_keys, "accountsCount": found.accounts}
+        counts = {"keys": found.keys, "present": found.present, "loss": found.loss}
+        output.document({**figures, **counts, "dryRun": dry_run})
         return
     rows = [
         ("keys", found.keys),
@@ -195,10 +210,12 @@ def diff(
     The exit status is 1 if there are any.
     """
     with place.existing() as store, output.progress("comparing", quiet=place.json) as report:
-        found = store.diff(limit=limit, progress=report)
-    _show_differences(place, found)
+        found = store.diff(limit=limit and limit + 1, progress=report)
+    more = limit is not None and len(found) > limit
+    found = found[:limit]
+    _show_differences(place, found, more)
     if not place.json:
-        differ = f"SQLite and Redis differ in {_keys(found)}."
+        differ = f"SQLite and Redis differ in {'at least ' if more else ''}{_keys(found)}."
         output.say(differ if found else "SQLite and Redis agree.")
     if found:
         raise typer.Exit(PROBLEM)
@@ -208,40 +225,52 @@ def diff(
 def reconcile(
     place: Place,
     prefer: Annotated[Side, typer.Option(help="Whose state counts.")] = Side.sqlite,
+    even_if_lost: Annotated[
+        bool,
+        typer.Option("--even-if-lost", help="Prefer a Redis that was emptied or restarted, too."),
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
     """Put SQLite and Redis in step.
 
     What only Redis has is taken over; what only SQLite has is restored, or with --prefer redis
-    moved to the trash.
+    moved to the trash. A Redis that has lost keys is not preferred: restore-redis restores it.
     """
+    if even_if_lost and prefer is not Side.redis:
+        fail("--even-if-lost is for --prefer redis", USAGE)
     if not dry_run:
         place.need_yes(yes)
     with place.existing() as store:
-        found = _compared(place, store, prefer)
+        found = _compared(place, store, prefer, even_if_lost)
         if not place.json:
             _show_differences(place, found)
         if found and not dry_run:
             place.ask(f"Put {_keys(found)} in step, as {prefer.value} has them?", yes)
-            found = _reconciled(place, store, prefer)
+            found = _reconciled(place, store, prefer, even_if_lost)
     if place.json:
         _show_differences(place, found)
     else:
         output.say(f"{_keys(found)} {'to be put' if dry_run else 'put'} in step.")
 
 
-def _compared(place: Place, store: RelayStore, prefer: Side) -> list[Difference]:
+def _compared(
+    place: Place, store: RelayStore, prefer: Side, even_if_lost: bool
+) -> list[Difference]:
     with output.progress("comparing", quiet=place.json) as report:
-        return store.reconcile(prefer.value, dry_run=True, progress=report)
+        return store.reconcile(
+            prefer.value, dry_run=True, even_if_lost=even_if_lost, progress=report
+        )
 
 
-def _reconciled(place: Place, store: RelayStore, prefer: Side) -> list[Difference]:
+def _reconciled(
+    place: Place, store: RelayStore, prefer: Side, even_if_lost: bool
+) -> list[Difference]:
     about = server.info(store.redis)
     if prefer is Side.sqlite:
         store.drain()
     with output.progress("putting in step", quiet=place.json) as report:
-        found = store.reconcile(prefer.value, progress=report)
+        found = store.reconcile(prefer.value, even_if_lost=even_if_lost, progress=report)
     store.note_source(about)
     return found
 
@@ -252,24 +281,30 @@ _HASH = re.compile(r"[0-9a-fA-F]{64,}")
 
 def _difference(found: Difference) -> dict[str, str]:
     """A difference as it may be shown: without hashes."""
-    key, detail = layout.column(found.key), found.detail
-    if found.key.startswith(layout.OLD_HASH):
-        key = f"{layout.column(layout.OLD_HASH)}(hidden)"
+    detail = found.detail
     if found.key == layout.HASH_MAP:  # its fields' names are hashes
         detail = re.sub("fields .*?(?=;|$)", "its fields", detail)
     return {
-        "key": _HASH.sub("(hidden)", key),
+        "key": _without_hash(layout.column(found.key)),
         "kind": found.kind,
         "detail": _HASH.sub("(hidden)", detail),
     }
 
 
-def _show_differences(place: Place, found: Sequence[Difference]) -> None:
+def _without_hash(key: str) -> str:
+    """A key's name as it may be shown."""
+    start = layout.column(layout.OLD_HASH)
+    return f"{start}(hidden)" if key.startswith(start) else _HASH.sub("(hidden)", key)
+
+
+def _show_differences(place: Place, found: Sequence[Difference], more: bool = False) -> None:
+    """Differences; `more`: there are others."""
     shown = [_difference(each) for each in found]
     if place.json:
-        output.document({"count": len(shown), "differences": shown})
+        output.document({"count": len(shown), "atLeast": more, "differences": shown})
     elif shown:
-        output.table(("key", "difference", "in"), [tuple(each.values()) for each in shown])
+        rows = [(each["kind"], each["detail"], each["key"]) for each in shown]
+        output.table(("difference", "in", "key"), rows, whole=True)
 
 
 def _keys(found: Sequence[Difference]) -> str:
@@ -284,11 +319,21 @@ def stats(place: Place) -> None:
     """Show how many records there are, and the file's size."""
     with place.existing() as store:
         figures = store.stats()
+        if not figures["redisUp"]:
+            _say_why(place, store)
     if place.json:
         output.document(figures)
         return
     rows = [(name, _figure(name, value)) for name, value in figures.items()]
     output.table(("figure", "value"), rows)
+
+
+def _say_why(place: Place, store: RelayStore) -> None:
+    """Why Redis cannot be had."""
+    try:
+        server.info(store.redis)
+    except RedisUnavailableError as error:
+        output.remark(f"{error} ({place.redis_name})")
 
 
 def _figure(name: str, value: object) -> str:
@@ -309,9 +354,14 @@ def usage(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Of this model.")] = None,
     since: Since = None,
     until: Until = None,
-    by: Annotated[Period, typer.Option(help="Sum by this.")] = Period.day,
+    by: Annotated[Period | None, typer.Option(help="Sum by this.  [default: day]")] = None,
     records: Annotated[bool, typer.Option("--records", help="Show single records.")] = False,
-    limit: Limit = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="How many, the newest ones.  [default: all sums, 100 records]"
+        ),
+    ] = None,
     purge_older_than: Annotated[
         float | None,
         typer.Option(metavar="DAYS", min=0, help="Delete records older than this; sums stay."),
@@ -322,6 +372,9 @@ def usage(
     """Show what was used, in sums or record by record.
 
     Days and hours are those of the relay's time zone. With --purge-older-than, delete old records.
+
+    Sums are those that the relay keeps and that rise with every request. Of an API key and an
+    account together there are none: they are summed from the single records that there are.
     """
     wanted: dict[str, Any] = {
         "api_key_id": api_key,
@@ -331,31 +384,52 @@ def usage(
         "until": place.time(until),
     }
     if purge_older_than is not None:
-        if records or any(value is not None for value in wanted.values()):
+        others = (by, limit, records or None, *wanted.values())
+        if any(value is not None for value in others):
             fail("--purge-older-than deletes records of every kind: leave the filters out", USAGE)
         _purge(place, purge_older_than, dry_run, yes)
     elif dry_run or yes:
         fail("--dry-run and --yes are for --purge-older-than", USAGE)
+    elif records and by is not None:
+        fail("--by is for sums: leave it out, or --records", USAGE)
     elif records:
-        _show_records(place, wanted, limit)
+        _show_records(place, wanted, limit or 100)
     else:
-        _show_totals(place, wanted, by)
+        _show_totals(place, wanted, by or Period.day, limit)
 
 
-def _show_totals(place: Place, wanted: dict[str, Any], by: Period) -> None:
+def _show_totals(place: Place, wanted: dict[str, Any], by: Period, limit: int | None) -> None:
     with place.existing(redis_url=None) as store:
         found = store.usage_totals(by=by.value, **wanted)
+    totals = [_named(each) for each in (found if limit is None else found[-limit:])]
+    of_records = wanted["api_key_id"] is not None and wanted["account_id"] is not None
+    if of_records:
+        output.remark(_OF_RECORDS)
+    if place.json:
+        output.document({"totals": totals, "from": "records" if of_records else "totals"})
+        return
     headings = (by.value, "requests", "input", "output", "cache made", "cache read", "all", "cost")
-    _list(place, "totals", [asdict(each) for each in found], headings, " rrrrrrr")
+    output.table(headings, [tuple(each.values()) for each in totals], " rrrrrrr")
+
+
+_OF_RECORDS = "Summed from single records: totals are kept for --api-key and --account each alone."
+
+
+def _named(found: Any) -> dict[str, Any]:
+    """A record's fields with the names that JSON has here, as the relay's own: apiKeyId."""
+    return {
+        re.sub("_(.)", lambda match: match[1].upper(), name): value
+        for name, value in asdict(found).items()
+    }
 
 
 def _show_records(place: Place, wanted: dict[str, Any], limit: int) -> None:
     with place.existing(redis_url=None) as store:
-        found = [asdict(each) for each in store.usage(**wanted, limit=limit)]
+        found = [_named(each) for each in store.usage(**wanted, limit=limit)]
     names = {
-        "timestamp": "time", "api_key_id": "API key", "account_id": "account", "model": "model",
-        "input_tokens": "input", "output_tokens": "output", "cache_create_tokens": "cache made",
-        "cache_read_tokens": "cache read", "cost": "cost", "status": "status",
+        "timestamp": "time", "apiKeyId": "API key", "accountId": "account", "model": "model",
+        "inputTokens": "input", "outputTokens": "output", "cacheCreateTokens": "cache made",
+        "cacheReadTokens": "cache read", "cost": "cost", "status": "status",
     }  # fmt: skip
     if place.json:
         output.document({"records": found})
@@ -409,7 +483,7 @@ def audit(
             limit=limit,
         )
     if place.json:
-        output.document({"entries": [asdict(each) for each in found]})
+        output.document({"entries": [_named(each) for each in found]})
         return
     rows = [
         (e.at, e.actor, e.action, e.kind, e.record_id, _names((e.before, e.after))) for e in found
@@ -422,17 +496,37 @@ def _names(sides: Iterable[dict[str, Any] | None]) -> str:
 
 
 @command(group, "trash", "langgraph-sqlite relay trash --limit 20", redis=False)
-def trash(place: Place, limit: Limit = 100) -> None:
+def trash(
+    place: Place,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also keys that are none of these, by name.")
+    ] = False,
+    limit: Limit = 100,
+) -> None:
     """Show API keys and accounts that were deleted in Redis.
 
     They are kept for 30 days.
     """
     with place.existing(redis_url=None) as store:
-        found = store.trash(limit=limit)
+        found = store.trash(limit=limit, everything=everything)
+    _show_trash(place, found)
+
+
+def _show_trash(place: Place, found: Sequence[TrashEntry], **more: object) -> None:
     entries = [
-        {"removedAt": _utc(e.removed_at), "kind": e.kind, "id": e.id, "name": e.name} for e in found
+        {
+            "removedAt": _utc(each.removed_at),
+            "kind": each.kind,
+            "id": _without_hash(each.id) if each.kind == "key" else each.id,
+            "name": each.name,
+        }
+        for each in found
     ]
-    _list(place, "entries", entries, ("deleted (UTC)", "kind", "id", "name"))
+    if place.json:
+        output.document({"entries": entries, **more})
+    else:
+        rows = [tuple(each.values()) for each in entries]
+        output.table(("deleted (UTC)", "kind", "id", "name"), rows, whole=True)
 
 
 def _utc(ms: int) -> str:
@@ -440,54 +534,87 @@ def _utc(ms: int) -> str:
     return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _list(
-    place: Place,
-    name: str,
-    found: Sequence[dict[str, Any]],
-    headings: Sequence[str],
-    right: str = "",
-) -> None:
-    if place.json:
-        output.document({name: found})
-    else:
-        output.table(headings, [tuple(each.values()) for each in found], right)
-
-
 @command(group, "undelete", "langgraph-sqlite relay undelete 63ef13b7-e21a-4556-8019-49c03642bfdd")
 def undelete(
     place: Place,
-    id: Annotated[str, typer.Argument(metavar="ID", help="Of an API key or an account.")],
+    id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ID",
+            help="Of an API key or an account, or a key's name, as `trash --all` shows it.",
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that was deleted, instead of one ID.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="With --all: what was deleted from this time on."),
+    ] = None,
     actor: Annotated[str, typer.Option(help="Who does it, for the audit log.")] = "cli",
+    dry_run: DryRun = False,
 ) -> None:
     """Bring an API key or an account back from the trash.
 
-    It comes back to SQLite and to Redis, with its usage.
+    It comes back to SQLite and to Redis, with its usage. Also any other key, and all at once.
     """
+    if (id is None) is not everything:
+        fail("give an ID, or --all", USAGE)
+    if since is not None and not everything:
+        fail("--since is for --all", USAGE)
+    start = place.time(since)
+    if dry_run:
+        _show_deleted(place, id, start)
+        return
     with place.existing(strict=True) as store:
-        try:
-            count = store.undelete(id, actor=actor)
-        except RedisUnavailableError:
-            output.remark(f"{id} is back in SQLite. When Redis answers: {NAME} relay restore-redis")
-            raise
+        count = _brought_back(store, id, start, actor)
     if place.json:
-        output.document({"keys": count})
+        output.document({"keys": count, "dryRun": False})
     else:
         output.say(f"{output.counted(count, 'key')} brought back.")
+
+
+def _brought_back(store: RelayStore, id: str | None, since: datetime | None, actor: str) -> int:
+    try:
+        if id is None:
+            return store.undelete_all(since=since, actor=actor)
+        return store.undelete(id, actor=actor)
+    except RedisUnavailableError:
+        again = f"When Redis answers: {NAME} relay restore-redis"
+        again += ", and this command again" if id is None else ""
+        output.remark(f"{id or 'What was brought back'} is back in SQLite. {again}")
+        raise
+
+
+def _show_deleted(place: Place, id: str | None, since: datetime | None) -> None:
+    """What `undelete` would bring back; an API key's statistics come with it."""
+    with place.existing(redis_url=None) as store:
+        found = store.trash(limit=_ALL, everything=True)
+    start = 0.0 if since is None else since.timestamp() * 1000
+    found = [each for each in found if each.id == (id or each.id) and each.removed_at >= start]
+    if id is not None and not found:
+        fail(f"the trash holds no API key, no account and no key {id!r}", PROBLEM)
+    _show_trash(place, found, dryRun=True)
+
+
+_ALL = 2**62
 
 
 @command(group, "doctor", "langgraph-sqlite relay doctor --directory /srv/backups")
 def doctor(
     place: Place,
-    directory: Annotated[Path, typer.Option(metavar="DIR", help="Where the backups are.")] = Path(
-        "backups/sqlite"
-    ),
+    directory: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help=f"Where the backups are.  [default: {_BACKUPS}]"),
+    ] = None,
 ) -> None:
     """Look the file and Redis over, and say what to do.
 
-    Nothing is changed. The exit status is 1 if there is a problem.
+    Nothing is changed. Beside a running `follow` it waits for what is under way: some seconds, or a
+    minute without notifications. The exit status is 1 if there is a problem.
     """
     with output.progress("comparing", quiet=place.json) as report:
-        found = examine(place, directory, report)
+        found = examine(place, directory or place.base / _BACKUPS, report)
     problem = any(each.state == "problem" for each in found.findings)
     if place.json:
         findings = [asdict(each) for each in found.findings]
@@ -514,25 +641,50 @@ def _show_diagnosis(found: Diagnosis) -> None:
 def backup(
     place: Place,
     directory: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where backups go; made where it is missing.")
-    ] = Path("backups/sqlite"),
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help=f"Where backups go; made where it is missing.  [default: {_BACKUPS}]",
+        ),
+    ] = None,
     keep_days: Annotated[
-        int, typer.Option(metavar="DAYS", min=0, help="Older ones are removed.")
+        int,
+        typer.Option(
+            metavar="DAYS", min=0, help="Older ones of this file are removed, never the newest."
+        ),
     ] = 7,
+    dry_run: DryRun = False,
 ) -> None:
     """Write a compressed backup of the file while it is used.
 
     It is meant for cron, daily.
     """
+    folder = directory or place.base / _BACKUPS
     with place.existing(redis_url=None) as store:
+        old = backups.outdated(folder, place.path, keep_days=keep_days)
+        if dry_run:
+            _show_outdated(place, folder, old)
+            return
         with output.progress("backing up", quiet=place.json, unit="bytes") as report:
-            made = store.backup(directory, keep_days=keep_days, progress=report)
-        size = size_on_disk(place.path)
-    packed = made.stat().st_size
+            made = store.backup(folder, keep_days=keep_days, progress=report)
+    removed = [str(each) for each in old if not each.exists()]
+    packed, size = made.stat().st_size, size_on_disk(place.path)
     if place.json:
-        output.document({"path": str(made), "size": packed, "dbSize": size})
+        figures = {"path": str(made), "size": packed, "dbSize": size}
+        output.document({**figures, "removed": removed, "dryRun": False})
     else:
         output.say(f"{made}: {output.size(packed)}, of a database of {output.size(size)}.")
+        if removed:
+            output.say(f"Removed: {output.counted(len(removed), 'older one')}.")
+
+
+def _show_outdated(place: Place, folder: Path, old: Sequence[Path]) -> None:
+    if place.json:
+        output.document({"path": None, "removed": [str(each) for each in old], "dryRun": True})
+    else:
+        output.say(f"A backup would be written to {folder.absolute()}.")
+        for each in old:
+            output.say(f"{each} would be removed.")
 
 
 @command(
@@ -547,7 +699,7 @@ def restore_backup(
     """Put a backup in the place of the file.
 
     Stop the service before. The backup is checked first, and the file that was there is kept
-    beside it.
+    beside it until you remove it.
     """
     if not dry_run:
         place.need_yes(yes)
@@ -574,10 +726,13 @@ def _show_backup(place: Place, found: backups.BackupFigures, dry_run: bool) -> N
         "createdAt": found.created.isoformat(timespec="seconds"),
     }
     if place.json:
-        output.document({**figures, "dryRun": dry_run})
+        kept = None if found.kept is None else str(found.kept)
+        output.document({**figures, "keptPath": kept, "dryRun": dry_run})
         return
     rows = [(name, _figure(name, value)) for name, value in figures.items()]
     output.table(("would be restored" if dry_run else "restored", "value"), rows)
+    if found.kept is not None:
+        output.say(f"The file that was there is kept as {found.kept}: remove it when all is well.")
 
 
 @command(group, "optimize", "langgraph-sqlite relay optimize --vacuum incremental", redis=False)

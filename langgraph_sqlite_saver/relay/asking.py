@@ -17,7 +17,7 @@ from .errors import RedisUnavailableError
 REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # it may hold secrets
 class Ask:
     """Commands for Redis, in one round trip; their replies.
 
@@ -45,31 +45,43 @@ def ask(client: redis.Redis, step: Ask) -> list[Any]:
     return refused(step, failure)
 
 
-def tell(client: redis.Redis, commands: Sequence[Command]) -> None:
-    """Have Redis carry out commands whose replies say nothing, in one round trip.
+def tell(client: redis.Redis, commands: Sequence[Command], heard: int = 0) -> list[Any]:
+    """Have Redis carry out commands in one round trip; raises if one fails.
 
-    As `ask`, and past redis-py's pipeline, which takes longer over a save than Redis does.
+    As `ask`, and past redis-py's pipeline, which takes longer over a save than Redis does. Of the
+    first `heard` commands errors are among the replies.
     """
-    step = Ask(commands)
     if isinstance(client, RedisCluster):
-        ask(client, step)
-        return
-    pool = client.connection_pool
+        replies = ask(client, Ask(commands, tolerant=True))
+    else:
+        replies = _told(client, commands)
+    checked(Ask(commands[heard:]), replies[heard:])
+    return replies
+
+
+def _told(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     try:
-        connection = pool.get_connection()
-        try:
-            replies = connection.retry.call_with_retry(
-                lambda: _round_trip(connection, commands),
-                lambda _: connection.disconnect(),  # type: ignore[no-untyped-call]
-            )
-        finally:
-            pool.release(connection)
+        return _on_a_connection(client.connection_pool, commands)
     except REDIS_ERRORS as error:
         failure = error
-    else:
-        checked(step, replies)
-        return
-    refused(step, failure)
+    return refused(Ask(commands), failure)
+
+
+def _on_a_connection(pool: Any, commands: Sequence[Command]) -> list[Any]:
+    connection = None
+    try:
+        connection = pool.get_connection()
+        replies: list[Any] = connection.retry.call_with_retry(
+            lambda: _round_trip(connection, commands), lambda _: connection.disconnect()
+        )
+        return replies
+    except BaseException:
+        if connection is not None:
+            connection.disconnect()  # replies may be unread
+        raise
+    finally:
+        if connection is not None:
+            pool.release(connection)
 
 
 def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:

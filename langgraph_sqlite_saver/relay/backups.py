@@ -17,10 +17,11 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 from ..database import (
     CannotOpenError,
@@ -31,12 +32,15 @@ from ..database import (
     InvalidTypeError,
     NotADatabaseError,
     ReadOnlyError,
+    UnknownSchemaError,
     fork,
     upkeep,
 )
 from ..database.errors import is_busy, translate
 from ..database.files import StrPath, connect, create_private
+from ..database.migrations import applied_version
 from ..database.upkeep import Progress
+from .schema import SCHEMA
 
 _NAME = re.compile(r"sqlite_backup_(\d{8}_\d{6})(?:_([1-9]\d*))?\.db\.gz")
 _STAMP = "%Y%m%d_%H%M%S"
@@ -55,7 +59,7 @@ class BackupFigures:
 
     `bytes` is the size of the database once unpacked; `tables` has the rows of each table;
     `dangling` counts rows whose foreign key names a row that is not there; `created` is local time,
-    from the file's name, else from its modification.
+    from the file's name, else from its modification; `kept` is the file that it has replaced.
     """
 
     path: Path
@@ -63,6 +67,7 @@ class BackupFigures:
     tables: dict[str, int]
     dangling: int
     created: datetime
+    kept: Path | None = None
 
 
 def write_backup(
@@ -77,8 +82,8 @@ def write_backup(
 
     It is `sqlite_backup_YYYYMMDD_HHMMSS.db.gz` of local time (`_2` and so on where the name is
     taken), with mode 0600; the directory is created with 0700 where it is missing. It is one
-    snapshot, unpacks to a sound database, and is on the disk. Then backups whose names tell a time
-    more than `keep_days` days ago are removed, but never the newest.
+    snapshot, unpacks to a sound database, and is on the disk. Then backups of this file whose names
+    tell a time more than `keep_days` days ago are removed, but never the newest.
 
     The same database gives the same bytes. `progress(done, total)` counts bytes copied and then
     compressed, of both together. It takes twice the database's size of disk meanwhile.
@@ -100,13 +105,30 @@ def write_backup(
         (page_size,) = database.read(_pragma, "page_size")
         database.read(upkeep.backup, copy, _copying(progress, page_size))
         _check_copy(copy, database.name)
-        _pack(copy, packed, progress)
+        _pack(copy, packed, _owner(database.path), progress)
         with _explained(target):
             packed.replace(target)
             _sync(folder)
     with _explained(folder):
-        _remove_older(folder, started, keep_days)
+        for each in _outdated(folder, database.path, started, keep_days):
+            each.unlink(missing_ok=True)
     return target
+
+
+def made_of(directory: StrPath, path: StrPath | None) -> list[Path]:
+    """The backups of the database at `path` in a directory, the oldest first.
+
+    Those that do not tell of which file they are, as other programs pack them, are taken for its.
+    """
+    return list(_found(Path(directory).absolute(), path).values())
+
+
+def outdated(directory: StrPath, path: StrPath | None, *, keep_days: float = 7) -> list[Path]:
+    """The backups of the database at `path` that one made now would remove."""
+    _check_days(keep_days)
+    folder = Path(directory).absolute()
+    now = datetime.now().replace(microsecond=0)
+    return _outdated(folder, path, now, keep_days)
 
 
 def check_backup(archive: StrPath, *, directory: StrPath | None = None) -> BackupFigures:
@@ -117,6 +139,7 @@ def check_backup(archive: StrPath, *, directory: StrPath | None = None) -> Backu
 
     Raises:
         NotADatabaseError: It is truncated, damaged, or no SQLite database.
+        UnknownSchemaError: A newer version of this library wrote it.
         DatabaseFullError: There is no room to unpack it.
         CannotOpenError: It cannot be read, or the directory cannot be written.
     """
@@ -130,13 +153,15 @@ def restore_backup(archive: StrPath, path: StrPath) -> BackupFigures:
     """Put a backup in the place of the database at `path`, with mode 0600, and tell what it holds.
 
     It is checked first. What was there, with its -wal, is kept beside it as
-    `<path>.before-restore-YYYYMMDD_HHMMSS` (local time). Killed at any moment, it leaves the old
-    database or the new one, whole. It takes the sizes of both of disk besides.
+    `<path>.before-restore-YYYYMMDD_HHMMSS` (local time), which is for the caller to remove. Killed
+    at any moment, it leaves the old database or the new one, whole. It takes the sizes of both of
+    disk besides.
 
     Raises:
         DatabaseLockedError: Somebody has the database open: stop the service first. One that has
             it open in another mode than WAL, and is idle, cannot be seen.
         NotADatabaseError: The backup is truncated, damaged, or no SQLite database.
+        UnknownSchemaError: A newer version of this library wrote it.
         DatabaseFullError: The disk is full.
         CannotOpenError: The backup cannot be read, or the directory of `path` cannot be written.
 
@@ -158,8 +183,8 @@ def restore_backup(archive: StrPath, path: StrPath) -> BackupFigures:
         with _explained(target):
             _give_to_owner(work / "new.db", target)
             _sync(work / "new.db")
-            _swap(work, target)
-    return figures
+            kept = _swap(work, target)
+    return replace(figures, kept=kept)
 
 
 # Making a backup.
@@ -194,10 +219,10 @@ def _check_copy(copy: Path, name: str) -> None:
         ) from error
 
 
-def _pack(copy: Path, packed: Path, progress: Progress | None) -> None:
+def _pack(copy: Path, packed: Path, owner: str, progress: Progress | None) -> None:
     """Compress the copy, sync it, and read it back: a gzip ends with a checksum."""
     size = copy.stat().st_size
-    for done in _compress(copy, packed):
+    for done in _compress(copy, packed, owner):
         if progress is not None:
             progress(size + done, 2 * size)
     try:
@@ -207,13 +232,13 @@ def _pack(copy: Path, packed: Path, progress: Progress | None) -> None:
         raise CannotOpenError(f"{packed}: the disk does not give back what was written") from error
 
 
-def _compress(copy: Path, packed: Path) -> Iterator[int]:
+def _compress(copy: Path, packed: Path, owner: str) -> Iterator[int]:
     """Bytes read so far, as it goes on."""
     with _explained(packed):
         create_private(packed)
         with copy.open("rb") as source, packed.open("wb") as raw:
-            # No name and no time in it: it depends on the database only.
-            with gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as target:
+            # No time in it: it depends on the database only, and on where that is.
+            with gzip.GzipFile(owner, "wb", _LEVEL, raw, mtime=0) as target:
                 while chunk := source.read(_CHUNK):
                     target.write(chunk)
                     yield source.tell()
@@ -239,11 +264,52 @@ def _new_place(folder: Path, started: datetime) -> Iterator[tuple[Path, Path]]:
                 return
 
 
-def _remove_older(folder: Path, started: datetime, keep_days: float) -> None:
-    found = [(key, each) for each in folder.iterdir() if (key := _key(each.name))]
-    for (when, _), each in sorted(found)[:-1]:
-        if (started - when) / timedelta(days=1) > keep_days:
-            each.unlink(missing_ok=True)
+def _found(folder: Path, path: StrPath | None) -> dict[tuple[datetime, int], Path]:
+    owner = _owner(path)
+    with _explained(folder):
+        files = folder.iterdir() if folder.exists() else ()
+        named = [(key, each) for each in files if (key := _key(each.name))]
+    return {key: each for key, each in sorted(named) if _is_of(each, owner)}
+
+
+def _outdated(
+    folder: Path, path: StrPath | None, started: datetime, keep_days: float
+) -> list[Path]:
+    """Backups that are older than the one that began then, or would, and are not the newest."""
+    found = _found(folder, path)
+    newest = max([(started, 0), *found])
+    return [
+        each
+        for (when, number), each in found.items()
+        if (when, number) != newest and (started - when) / timedelta(days=1) > keep_days
+    ]
+
+
+# A backup tells of which file it is where a gzip has the name of what it was made of: what lies in
+# one directory under names that tell the time alone may be of several.
+
+
+def _owner(path: StrPath | None) -> str:
+    """A database's file in a gzip's header, which holds a name in Latin-1, and no path."""
+    if path is None:
+        return ""
+    return quote(os.fsencode(os.path.realpath(path)), safe="").removesuffix(".gz")
+
+
+def _is_of(archive: Path, owner: str) -> bool:
+    """Whether a backup is of this file, or does not tell; not, if it cannot be read."""
+    try:
+        with archive.open("rb") as file:
+            header = file.read(_HEADER)
+    except OSError:
+        return False
+    if header[:3] != _GZIP or header[3:4] != _HAS_NAME:
+        return True
+    return header[10:].partition(b"\0")[0] == owner.encode()
+
+
+# https://www.rfc-editor.org/rfc/rfc1952#page-5: the name begins after ten bytes and ends with a 0.
+_GZIP, _HAS_NAME, _HEADER = b"\x1f\x8b\x08", b"\x08", 1 << 14
 
 
 def _key(name: str) -> tuple[datetime, int] | None:
@@ -267,12 +333,18 @@ def _unpack(source: Path, target: Path) -> BackupFigures:
             _decompress(source, target)
         else:
             _copy(source, target)
-        tables, dangling = _contents(target)
+        tables, dangling, version = _contents(target)
     except (*_NOT_GZIP, *_NOT_SOUND) as error:
         raise NotADatabaseError(
             f"{source} is truncated, damaged, or no backup of an SQLite database ({error}). Take "
             "another backup, an earlier one or a copy kept elsewhere."
         ) from error
+    if version > SCHEMA.newest:
+        raise UnknownSchemaError(
+            f"{source} is of a newer version of this library: its tables are at version {version}, "
+            f"and this one knows {SCHEMA.newest}. Upgrade langgraph-sqlite-saver, then restore it. "
+            "Nothing was changed."
+        )
     key = _key(source.name)
     created = key[0] if key else datetime.fromtimestamp(source.stat().st_mtime)
     return BackupFigures(source, target.stat().st_size, tables, dangling, created)
@@ -316,8 +388,8 @@ def _chunks(packed: Path) -> Iterator[bytes]:
 _NOT_SOUND = (NotADatabaseError, sqlite3.Error)
 
 
-def _contents(file: Path) -> tuple[dict[str, int], int]:
-    """Rows by table, and dangling rows; raises one of `_NOT_SOUND` for a damaged file.
+def _contents(file: Path) -> tuple[dict[str, int], int, int]:
+    """Rows by table, dangling rows, the tables' version; raises one of `_NOT_SOUND` if damaged.
 
     Nobody else writes the file, so it is opened as immutable, which leaves nothing beside it.
     """
@@ -326,7 +398,7 @@ def _contents(file: Path) -> tuple[dict[str, int], int]:
         return database.read(_checked_rows)
 
 
-def _checked_rows(conn: sqlite3.Connection) -> tuple[dict[str, int], int]:
+def _checked_rows(conn: sqlite3.Connection) -> tuple[dict[str, int], int, int]:
     # Not quick_check, which does not compare indexes with their tables: a lookup in a damaged index
     # silently finds nothing. Nobody waits for a copy (73 MB: 0.23 s, quick_check 0.04).
     (verdict,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
@@ -339,7 +411,8 @@ def _checked_rows(conn: sqlite3.Connection) -> tuple[dict[str, int], int]:
         "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 "
         "AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name"
     ).fetchall()
-    return {name: _rows(conn, name) for (name,) in names}, dangling
+    tables = {name: _rows(conn, name) for (name,) in names}
+    return tables, dangling, applied_version(conn, SCHEMA)
 
 
 def _rows(conn: sqlite3.Connection, table: str) -> int:
@@ -359,19 +432,21 @@ def _give_to_owner(new: Path, target: Path) -> None:
         os.chown(new, owner.st_uid, owner.st_gid)
 
 
-def _swap(work: Path, target: Path) -> None:
+def _swap(work: Path, target: Path) -> Path | None:
+    """Put the new file in place; where the old one is kept."""
     if not target.exists():
         _keep_bytes(target)  # logs without a file: of no use to SQLite, but not ours to lose
         _put(work, target)
-        return
+        return None
     # The mutex: no child may inherit this connection.
     with fork.mutex, closing(_connected(target)) as conn:
         if _is_copied(conn, target, work / "old.db"):
-            (work / "old.db").replace(_kept_name(target))
+            kept = (work / "old.db").replace(_kept_name(target))
         else:
             _refuse_if_locked(target)
-            _keep_bytes(target)
+            kept = _keep_bytes(target)
         _put(work, target)
+    return kept
 
 
 def _put(work: Path, target: Path) -> None:
@@ -433,7 +508,7 @@ def _refuse_if_locked(target: Path) -> None:
             raise _in_use(target) from error
 
 
-def _keep_bytes(target: Path) -> None:
+def _keep_bytes(target: Path) -> Path:
     kept = _kept_name(target)
     for suffix in ("", *_LOGS):
         part = Path(f"{target}{suffix}")
@@ -442,6 +517,7 @@ def _keep_bytes(target: Path) -> None:
             create_private(copy)
             shutil.copyfile(part, copy)
             _sync(copy)
+    return kept
 
 
 def _kept_name(target: Path) -> Path:

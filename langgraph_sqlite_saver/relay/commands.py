@@ -245,8 +245,9 @@ def write(state: KeyState, mode: Mode) -> Iterator[Command]:
         return
     for number, (content, piece) in enumerate(_pieces(state)):
         how: Mode = mode if number == 0 else "append"
-        expires: Any = "" if state.expires_at is None else state.expires_at
-        yield ("EVAL", WRITE, 1, state.key, how, state.value.type, expires, content, *piece)
+        # No numbers: hiredis (3.3) does not survive a signal while it packs one.
+        expires = b"" if state.expires_at is None else b"%d" % state.expires_at
+        yield ("EVAL", WRITE, b"1", state.key, how, state.value.type, expires, content, *piece)
 
 
 def _pieces(state: KeyState) -> Iterator[tuple[Any, Sequence[Any]]]:
@@ -257,7 +258,7 @@ def _pieces(state: KeyState) -> Iterator[tuple[Any, Sequence[Any]]]:
     value = state.value
     assert value is not None
     if value.type == "stream":
-        yield len(value.data), [*value.data, *_entries(state.entries)]
+        yield b"%d" % len(value.data), [*value.data, *_entries(state.entries)]
         return
     data: Sequence[bytes] = value.data
     if value.type == "zset":  # ZADD wants the score first
@@ -312,7 +313,7 @@ def add(
         total = _sum(count, seen.get(field), only_if_below)
         if total is not None and (only is None or field in only):
             wanted += [field, total, seen.get(field) or b""]
-    return ("EVAL", ADD, 1, state.key, *wanted) if wanted else None
+    return ("EVAL", ADD, b"1", state.key, *wanted) if wanted else None
 
 
 def _sum(saved: bytes, now: bytes | None, only_if_below: bool) -> bytes | None:

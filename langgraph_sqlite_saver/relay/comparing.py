@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 Kind = Literal["missing in Redis", "missing in SQLite", "differs"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # a key's name may let requests in
 class Difference:
     """A key on which SQLite and Redis disagree; `detail` never shows what either holds."""
 
@@ -35,6 +35,9 @@ class Difference:
         if key.startswith(layout.OLD_HASH):  # what follows lets requests in
             key = layout.OLD_HASH + b"(hidden)"
         return f"{column(key)}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
 
 
 class Comparison:
@@ -113,7 +116,8 @@ class Comparison:
         else:
             before = self._database.read(keys.revision)
             self._database.write(outbox.give_up, [*ahead, *differing])
-            self._mirror.take_over([*ahead, *differing])
+            # A record of which Redis has single fields only was deleted there.
+            self._mirror.take_over([*ahead, *differing], was_deleted=lambda _: True)
             for start in range(0, len(behind), BATCH):
                 part = behind[start : start + BATCH]
                 self._database.write(trash.discard, part, "reconcile", before)

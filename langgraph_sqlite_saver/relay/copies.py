@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from redis.cluster import RedisCluster
-
 from . import commands, keys, layout, losses, trash
 from .asking import Ask, ask
 from .commands import KeyState
@@ -30,26 +28,18 @@ _TIMES = (b"updatedAt", b"lastRefreshAt")
 _USE = b"lastUsedAt"
 
 
-def is_older_copy(store: RelayStore, followed_at: int) -> bool:
+def is_older_copy(store: RelayStore, started_at: int, followed_at: int) -> bool:
     """Whether the store's Redis started a moment ago, from an older state than was followed.
 
-    `followed_at`: until when it was, in ms since 1970.
+    `followed_at`: until when it was; both in ms since 1970.
     """
-    started = _started_at(store)
-    if started is None or started - followed_at > _GAP or keys.now_ms() - started > _GAP:
+    if started_at - followed_at > _GAP or keys.now_ms() - started_at > _GAP:
         return False
     return _has_back_what_was_deleted(store) or any(
         _is_older(row, value, there)
         for page in losses.pages(store.database)
         for row, value, there in _side_by_side(store, page)
     )
-
-
-def _started_at(store: RelayStore) -> int | None:
-    if isinstance(store.redis, RedisCluster):  # of many servers, which start at many times
-        return None
-    (about,) = ask(store.redis, Ask([("INFO", "server")]))
-    return keys.now_ms() - int(about["uptime_in_seconds"]) * 1000
 
 
 def what_was_deleted(store: RelayStore) -> list[bytes]:

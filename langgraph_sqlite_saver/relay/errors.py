@@ -25,7 +25,10 @@ class SqliteDisabledError(StorageError):
 
 
 class UsageNotStoredError(StorageError):
-    """Usage records wait in memory because SQLite refuses them; the cause says why."""
+    """Usage records wait in memory because they cannot be stored, or were given up.
+
+    The text says which, and the cause why.
+    """
 
 
 def where(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from .keys import Row
 from .listening import Listener, Subscription
 from .losses import Restored
 from .mirror import BATCH, JITTER
+from .openfile import FileReplacedError, OpenFile
 from .restoring import Restorer
 from .store import RelayStore
 
@@ -49,10 +50,7 @@ _FEW = 20
 
 # By these a key goes for good; "expired" and "evicted" are no deletions.
 _DELETIONS = frozenset({b"del", b"rename_from", b"move_from"})
-
-
-class FileReplacedError(StorageError):
-    """The SQLite file was deleted, or another one was put in its place, while it was in use."""
+_GOING = _DELETIONS | {b"expired", b"evicted"}
 
 
 class _SourceChanged(Exception):
@@ -107,7 +105,6 @@ class Follower:
         self._evicted_before = 0
         self._pubsub: Subscription | None = None
         self._lost = False
-        self._file: tuple[int, int] | None = None
         self._said: dict[str, float] = {}
         self._next_pass = 0.0
         self._next_look = 0.0
@@ -127,13 +124,14 @@ class Follower:
         """
         self._stop = stop
         self._store.open()
-        self._mirror = self._store.mirror
-        self._file = self._file_there()
+        self._file = OpenFile(self._store.database.path)
         works = True
         while not stop.is_set():
             works = self._follow_while_it_works()
         if not (works and self._take_the_last()):
-            self._report("ended before all was stored: the next start finds what is missing")
+            self._report(
+                "ended while Redis or SQLite failed: the next start finds what was not stored"
+            )
         self._hang_up()
         return 1 if self._lost else 0
 
@@ -159,11 +157,13 @@ class Follower:
 
     def _take_the_last(self) -> bool:
         with suppress(_SourceChanged, StorageError):
-            self._take_changed()
+            if self._events:
+                self._take_changed()
             return True
         return False
 
     def _follow(self) -> None:
+        self._mirror = self._store.mirror
         self._listen()
         self._about = server.info(self._store.redis)
         self._followed_at = int(self._store.database.read(keys.state, "followed_at") or 0)
@@ -197,35 +197,10 @@ class Follower:
     def _beat(self) -> None:
         """Say that this Redis is followed, and look whether it still can be as it was."""
         self._next_beat = time.monotonic() + _BEAT
-        self._check_file()
+        self._file.check()
         if self._listener.has_changed():
             raise _SourceChanged
         self._store.database.write(keys.set_state, "followed_at", str(keys.now_ms()))
-
-    def _check_file(self) -> None:
-        there, path = self._file_there(), self._store.database.path
-        if there is None and self._file is not None:
-            raise FileReplacedError(
-                f"{path} was deleted while it was followed into. Started again, follow makes a new "
-                "one of what Redis has; the trash, the audit log and older usage are in the "
-                "backups: put one in place before that (relay restore-backup)"
-            )
-        if there != self._file:
-            raise FileReplacedError(
-                f"{path} was replaced while it was followed into. Started again, follow goes on "
-                "with the file that is there now"
-            )
-
-    def _file_there(self) -> tuple[int, int] | None:
-        """Which file is at the path now; None without one."""
-        path = self._store.database.path
-        try:
-            found = path.stat() if path is not None else None
-        except (FileNotFoundError, NotADirectoryError):
-            found = None
-        except OSError:  # nobody can say
-            return self._file
-        return None if found is None else (found.st_dev, found.st_ino)
 
     @property
     def _restorer(self) -> Restorer:
@@ -275,7 +250,10 @@ class Follower:
 
     def _is_older_copy(self) -> bool:
         """Whether it was followed until it stopped, and came up with an older copy."""
-        return not self._about.appends and is_older_copy(self._store, self._followed_at)
+        about = self._about
+        if about.appends:
+            return False
+        return is_older_copy(self._store, about.started_at, self._followed_at)
 
     def _make_good(
         self, found: Restored, *, is_older: bool = False, is_running: bool = False
@@ -301,6 +279,7 @@ class Follower:
         )
         if is_older and (back := what_was_deleted(self._store)):
             ask(self._store.redis, Ask([("DEL", name) for name in back]))
+        self._said.clear()  # another loss is to be told of
         self._report("restored")
 
     def _check_source(self) -> None:
@@ -316,7 +295,8 @@ class Follower:
 
     def _listen(self) -> None:
         """Hear of changes from now on, where Redis tells of them."""
-        self._told_before = self._told_before | self._events
+        for key, event in self._events.items():
+            _keep(self._told_before, key, event)
         self._events = {}
         self._pubsub = self._listener.begin()
 
@@ -333,14 +313,19 @@ class Follower:
             return
         if not self._events:
             self._gathering_since = time.monotonic()
-        self._events[key] = event
+        _keep(self._events, key, event)
 
     def _take_changed(self) -> None:
         """Store what the events of the last moments told of."""
         started = time.monotonic()
         events, names = self._events, list(self._events)
         before = self._store.database.read(keys.revision)
-        taken = self._mirror.take_over(names, actor=ACTOR, guard=self._check_source)
+        taken = self._mirror.take_over(
+            names,
+            actor=ACTOR,
+            guard=self._check_source,
+            was_deleted=lambda key: events[key] in _DELETIONS,
+        )
         self._events = {}
         self._minute.changed += taken.changed
         gone = {name: events[name] for name in taken.missing}
@@ -464,6 +449,12 @@ class Follower:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             pubsub.close()
+
+
+def _keep(events: dict[bytes, bytes], key: bytes, event: bytes) -> None:
+    """Note what happened to a key; that it went, though a late request wrote to it again."""
+    if event in _GOING or key not in events:
+        events[key] = event
 
 
 def _runs(identity: str) -> list[str]:

@@ -30,14 +30,24 @@ def records(
     where = " AND ".join(terms) or "1"
     values: list[Any] = list(terms.values())
     if after is not None:
-        where += " AND (timestamp, id) < ((SELECT timestamp FROM usage_records WHERE id = ?), ?)"
-        values += [after, after]
+        place, key = _behind(conn, after)
+        where += f" AND {place}"
+        values += key
     query = (
         f"SELECT {COLUMNS}, extra, id FROM usage_records"  # noqa: S608
         f" LEFT JOIN usage_extra ON usage_id = id WHERE {where}"
         " ORDER BY timestamp DESC, id DESC LIMIT ?"
     )
     return [_of_row(row) for row in conn.execute(query, (*values, limit))]
+
+
+def _behind(conn: sqlite3.Connection, after: int) -> tuple[str, list[Any]]:
+    """What comes behind a record: by its time, and once it is deleted by its id, for ids rise."""
+    query = "SELECT timestamp FROM usage_records WHERE id = ?"
+    found = conn.execute(query, (after,)).fetchone()
+    if found is None:
+        return "id < ?", [after]
+    return "(timestamp, id) < (?, ?)", [found[0], after]
 
 
 def _of_row(row: tuple[Any, ...]) -> UsageRecord:
@@ -54,7 +64,7 @@ def totals(
     until: datetime | None,
     buckets: Buckets,
 ) -> list[UsageTotals]:
-    """Sums by period, oldest first, of the periods that begin in a time range.
+    """Sums by period, oldest first, of all periods that a time range touches, whole.
 
     From the sums that are kept, whose records may be gone; an API key and an account together are
     summed from the records, for no such sums are kept.
@@ -68,7 +78,7 @@ def totals(
         "id = ?": wanted["api_key_id"] or wanted["account_id"],
         "model = ?": wanted["model"],
         "start >= ?": None if since is None else buckets.name(since, by),
-        "start < ?": None if until is None else buckets.name(until, by),
+        "start <= ?": None if until is None else buckets.name(buckets.last_begin(until, by), by),
     }
     terms = {term: value for term, value in terms.items() if value is not None}
     query = (
@@ -87,7 +97,9 @@ def _summed_records(
     until: datetime | None,
     buckets: Buckets,
 ) -> list[UsageTotals]:
-    found = records(conn, wanted, since, until, -1, None)
+    begin = None if since is None else buckets.begin(since, by)
+    end = None if until is None else buckets.end(buckets.last_begin(until, by), by)
+    found = records(conn, wanted, begin, end, -1, None)
     position = PERIODS.index(by)
     sums = grouped(sums_of(found, buckets), lambda group: group[3][position])
     return [
@@ -97,18 +109,35 @@ def _summed_records(
 
 
 def purge(conn: sqlite3.Connection, before: str, limit: int) -> int:
-    """Delete some of the records older than a time; how many."""
+    """Delete some of the records older than a time, then of those without a place; how many."""
     query = (
         "DELETE FROM usage_records WHERE id IN"
         " (SELECT id FROM usage_records WHERE timestamp < ? LIMIT ?)"
     )
-    return conn.execute(query, (before, limit)).rowcount
+    count = conn.execute(query, (before, limit)).rowcount
+    if count < limit:
+        query = (
+            "DELETE FROM usage_unplaced WHERE id IN"  # noqa: S608
+            f" (SELECT id FROM usage_unplaced WHERE {_UNPLACED_TIME} < ? LIMIT ?)"
+        )
+        count += conn.execute(query, (before, limit - count)).rowcount
+    return count
+
+
+# In UTC, as `utc_text` writes it; nothing for what is no JSON or tells no time.
+_UNPLACED_TIME = (
+    "strftime('%Y-%m-%dT%H:%M:%fZ',"
+    " CASE WHEN json_valid(entry) THEN json_extract(entry, '$.timestamp') END)"
+)
 
 
 def count_older(conn: sqlite3.Connection, before: str) -> int:
     """How many records `purge` would delete."""
-    query = "SELECT count(*) FROM usage_records WHERE timestamp < ?"
-    return int(conn.execute(query, (before,)).fetchone()[0])
+    query = (
+        "SELECT (SELECT count(*) FROM usage_records WHERE timestamp < :before)"  # noqa: S608
+        f" + (SELECT count(*) FROM usage_unplaced WHERE {_UNPLACED_TIME} < :before)"
+    )
+    return int(conn.execute(query, {"before": before}).fetchone()[0])
 
 
 def to_trash(conn: sqlite3.Connection, api_key_id: str, now: int) -> None:

@@ -293,9 +293,12 @@ def kind_of(conn: sqlite3.Connection, key: bytes) -> str | None:
 
 
 def drop_expired(conn: sqlite3.Connection, now: int, limit: int = 1000) -> int:
-    """Forget keys that have expired, as Redis has; how many."""
-    query = "SELECT key FROM redis_keys WHERE expires_at IS NOT NULL AND expires_at <= ? LIMIT ?"
-    gone = [key for (key,) in conn.execute(query, (now, limit))]
+    """Forget keys that have expired, as Redis has; how many. API keys and accounts stay."""
+    query = "SELECT key FROM redis_keys WHERE expires_at IS NOT NULL AND expires_at <= ?"
+    expired = (key for (key,) in conn.execute(query, (now,)).fetchall())
+    places = ((key, layout.place(key)) for key in expired)
+    records = ("api_key", "account")
+    gone = [key for key, place in places if place is None or place.family not in records][:limit]
     for key in gone:
         remove(conn, key)
     return len(gone)

@@ -84,7 +84,7 @@ class Listener:
         client = self._store.redis
         if isinstance(client, RedisCluster):  # each node tells of its own keys
             return None
-        self._told = _is_told(client)
+        self._told = is_told(client)
         if self._told is None:
             self._say(
                 "Redis refused CONFIG GET, and so does not say whether it tells of changes: all "
@@ -98,13 +98,13 @@ class Listener:
     def has_changed(self) -> bool:
         """Whether Redis tells of changes now and did not at the beginning, or no longer does."""
         client = self._store.redis
-        return not isinstance(client, RedisCluster) and _is_told(client) != self._told
+        return not isinstance(client, RedisCluster) and is_told(client) != self._told
 
     def _enable(self, client: redis.Redis) -> None:
         flags = _flags(client) or ""
         wanted = ("CONFIG", "SET", _SETTING, flags.replace("A", "") + "EA")
         (answer,) = ask(client, Ask([wanted], tolerant=True))
-        self._told = _is_told(client)
+        self._told = is_told(client)
         if isinstance(answer, Exception):
             self._say(
                 "notifications cannot be enabled, for Redis refused CONFIG SET: all keys are gone "
@@ -132,7 +132,7 @@ def _pattern(client: redis.Redis) -> str:
     return f"__keyevent@{client.connection_pool.connection_kwargs.get('db', 0)}__:*"
 
 
-def _is_told(client: redis.Redis) -> bool | None:
+def is_told(client: redis.Redis) -> bool | None:
     """Whether Redis tells of every change; None if it does not let that be known."""
     flags = _flags(client)
     if flags is None:

@@ -34,12 +34,6 @@ class Restored:
 
     def __post_init__(self) -> None:
         self._records = self._records_present = 0
-        self._indexes: set[bytes] = set()
-
-    @property
-    def indexes(self) -> frozenset[bytes]:
-        """The indexes that were not there at all."""
-        return frozenset(self._indexes)
 
     def count(self, key: bytes, there: bool, is_record: bool) -> None:
         """Count a key."""
@@ -48,8 +42,6 @@ class Restored:
             self.present += 1
             self._records_present += is_record
             return
-        if layout.is_index(key):
-            self._indexes.add(key)
         place = layout.place(key)
         self.keys += 1
         self.api_keys += place is not None and place.family == "api_key"

@@ -10,10 +10,11 @@ from typing import Any
 import redis
 
 from ..database import Database
-from . import audit, commands, keys, layout, outbox, projection, values
+from . import audit, commands, keys, layout, outbox, projection, server, trash, values
 from .asking import Ask, ask
 from .keys import Row
-from .projection import fields_of
+from .layout import Place
+from .projection import fields_of, is_whole
 from .times import Buckets
 from .values import Value
 
@@ -21,6 +22,10 @@ from .values import Value
 BATCH = 200
 # Redis tells how long a key has left, not until when: what differs by less is the same time, in ms.
 JITTER = 2000
+# How often to read what a stream got while it was read, before all of it is read again.
+_TRIES = 3
+# Who put a record into the trash, for the audit log, where nobody is said to take it over.
+_ACTOR = "redis"
 
 
 @dataclass(frozen=True, repr=False)  # it may hold secrets
@@ -37,7 +42,8 @@ class Taken:
     """What came of some keys.
 
     `left` alone were those of which something newer is saved here, or waits for Redis; `deleted`
-    here were so many, and stay so.
+    here were so many, and stay so. `remnants` are records that Redis has no more: a request that
+    was under way has written single fields of them. What is known of them stays.
     """
 
     keys: int = 0
@@ -47,6 +53,7 @@ class Taken:
     deleted: int = 0
     left: list[bytes] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
+    remnants: list[bytes] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
@@ -62,6 +69,7 @@ class Taken:
         self.deleted += other.deleted
         self.left += other.left
         self.missing += other.missing
+        self.remnants += other.remnants
 
 
 class Mirror:
@@ -80,6 +88,7 @@ class Mirror:
         dry_run: bool = False,
         guard: Callable[[], object] | None = None,
         additions_only: bool = False,
+        was_deleted: Callable[[bytes], bool] | None = None,
     ) -> Taken:
         """Read these keys in Redis and keep what differs; keys that are not there are returned.
 
@@ -87,6 +96,9 @@ class Mirror:
         when they have been read and before they are kept: it raises if what was read must not be.
         Left alone are keys that are short-lived, that were deleted here, and that wait in the
         outbox: Redis has an older state of those.
+
+        Of an actor, deletions are mirrored where a record was and is a remnant: it goes to the
+        trash. `was_deleted` tells which of them were deleted; else all were, unless Redis evicts.
         """
         total = Taken()
         wanted = [name for name in dict.fromkeys(names) if layout.is_lasting(name)]
@@ -97,12 +109,37 @@ class Mirror:
                 guard()
             run = self._database.read if dry_run else self._database.write
             options = _Options(before, self._buckets, actor, dry_run, additions_only)
-            total.add(run(_store, found, options))
+            taken = run(_store, found, options)
+            mirrors_deletions = actor is not None or was_deleted is not None
+            if taken.remnants and mirrors_deletions and not dry_run:
+                self._discard_deleted(taken, found, options, was_deleted)
+            total.add(taken)
             if not dry_run:
                 for each in found:
                     if each.value is not None and each.value.type == "stream":
                         self._take_entries(each.key, guard)
         return total
+
+    def _discard_deleted(
+        self,
+        taken: Taken,
+        found: Sequence[Found],
+        options: _Options,
+        was_deleted: Callable[[bytes], bool] | None,
+    ) -> None:
+        """Move records that were deleted into the trash, and keep what was written since apart."""
+        now, known = keys.now_ms(), self._database.read(keys.rows, taken.remnants)
+        if was_deleted is not None:
+            deleted = [key for key in known if was_deleted(key)]
+        else:
+            deleted = [] if server.info(self._client).evicted else list(known)
+        gone = [key for key, row in known.items() if key in deleted or row.is_expired(now)]
+        if not gone:
+            return
+        moved = self._database.write(trash.discard, gone, options.actor or _ACTOR, options.before)
+        left = [each for each in found if each.key in moved]
+        taken.remnants = [key for key in taken.remnants if key not in moved]
+        taken.changed += self._database.write(_store, left, options).changed
 
     def look(self, names: Sequence[bytes]) -> list[Found]:
         """These keys as Redis holds them now."""
@@ -158,13 +195,13 @@ class Mirror:
         """Keep a stream's new entries, page by page; let go of those that it has no more."""
         if self._database.read(keys.kind_of, key) != "stream":  # it was left alone
             return
-        after = self._database.read(_last_entry, key)
-        while page := self._entries(key, after, guard):
-            self._database.write(keys.put_entries, key, page)
-            after = values.stream_id(page[-1][0])
-        (length,) = ask(self._client, Ask([("XLEN", key)]))
-        if length == self._database.read(keys.count_entries, key):
-            return
+        for _ in range(_TRIES):
+            after = self._database.read(_last_entry, key)
+            while page := self._entries(key, after, guard):
+                self._database.write(keys.put_entries, key, page)
+                after = values.stream_id(page[-1][0])
+            if self._has_all(key, guard):
+                return
         after, start = None, b""
         while page := self._entries(key, after, guard):
             self._database.write(_replace_entries, key, start, page)
@@ -173,6 +210,21 @@ class Mirror:
         if guard is not None:
             guard()
         self._database.write(_cut_entries, key, start)
+
+    def _has_all(self, key: bytes, guard: Callable[[], object] | None) -> bool:
+        """Whether as many of a stream's entries are kept as it has, once its end was cut here too.
+
+        The relay cuts its streams all the time, and all of one is much to read.
+        """
+        asked = [("XLEN", key), commands.read_stream(key, None, 1)]
+        length, oldest = ask(self._client, Ask(asked))
+        if length == self._database.read(keys.count_entries, key):
+            return True
+        if guard is not None:
+            guard()
+        for id, _ in oldest:
+            self._database.write(_cut_older_entries, key, values.stream_member(id))
+        return bool(length == self._database.read(keys.count_entries, key))
 
     def _entries(
         self, key: bytes, after: bytes | None, guard: Callable[[], object] | None
@@ -200,6 +252,11 @@ def _replace_entries(
     query = "DELETE FROM redis_entries WHERE key = ? AND id > ? AND id <= ?"
     conn.execute(query, (key, start, page[-1][0]))
     keys.put_entries(conn, key, page)
+
+
+def _cut_older_entries(conn: sqlite3.Connection, key: bytes, first: bytes) -> None:
+    """Have no entries before the first one."""
+    conn.execute("DELETE FROM redis_entries WHERE key = ? AND id < ?", (key, first))
 
 
 def _cut_entries(conn: sqlite3.Connection, key: bytes, last: bytes) -> None:
@@ -246,11 +303,24 @@ def _store(conn: sqlite3.Connection, found: Sequence[Found], options: _Options) 
             each = replace(each, value=_united(each.key, old, each.value))
         if each.value is None or (row is not None and _is_same(row, old, each)):
             continue
+        if _is_remnant(each, old):
+            taken.remnants.append(each.key)
+            continue
         taken.changed += 1
         if not options.dry_run:
             number = number or keys.next_revision(conn)
             _keep(conn, row, old, each, number, options)
     return taken
+
+
+def _is_remnant(found: Found, old: Value | None) -> bool:
+    """Whether single fields, written by a request that was under way, are where a record was."""
+    if old is None or found.value is None or found.value.type != "hash":
+        return False
+    place = layout.place(found.key)
+    if place is None:
+        return False
+    return is_whole(place, old) and not is_whole(place, found.value)
 
 
 def _without_deleted(found: Found, buried: set[bytes]) -> Found:
@@ -299,22 +369,38 @@ def _keep(
 ) -> None:
     value = found.value
     assert value is not None
+    place = layout.place(found.key)
+    if row is not None and old is not None and _is_replaced(place, row, old, value):
+        trash.put(conn, row, old, options.actor or _ACTOR)
+        row = old = None
+    elif row is not None and old is not None and projection.begins_anew(found.key, old, value):
+        trash.keep(conn, row, old)  # it was deleted, and a request that was under way counted on
+        old = None if place is not None and place.family == "stats" else old
     if row is not None and row.type != value.type:
         keys.remove(conn, found.key)
     if value.type == "stream" and old is not None and _began_anew(old, value):
         keys.remove(conn, found.key)
     known = old.members() if old is not None and row is not None and row.blob is None else ()
     keys.put(conn, found.key, value, found.expires_at, number, known=known)
-    place = layout.place(found.key)
     if place is None:
         return
+    is_record = place.family in ("api_key", "account")
+    if is_record and not is_whole(place, value):  # a key like any other
+        return
     projection.project(conn, place, old, value, options.buckets)
-    if options.actor is not None and place.family in ("api_key", "account"):
+    if options.actor is not None and is_record:
         before = None if old is None else fields_of(place, old)
         action = "create" if before is None else "update"
         kind = place.account_type or "api_key"
         after = fields_of(place, value)
         audit.note(conn, options.actor, action, kind, place.id, before, after)
+
+
+def _is_replaced(place: Place | None, row: Row, old: Value, new: Value) -> bool:
+    """Whether a record was overwritten with what is another one, or none."""
+    if place is None or not is_whole(place, old):
+        return False
+    return row.type != new.type or not is_whole(place, new)
 
 
 def _began_anew(old: Value, new: Value) -> bool:

@@ -9,7 +9,7 @@ row of a call that died is taken up when it is due, and at the next start.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import keys, layout
@@ -105,21 +105,29 @@ class Row:
 def waiting(
     conn: sqlite3.Connection,
     failed: Sequence[int],
+    untaken: Sequence[int],
     everything: bool,
     after: int,
     limit: int = 200,
 ) -> tuple[Row, ...]:
-    """Rows of calls that died or failed; or all, also of calls that may be at work."""
-    now, own, found = keys.now_ms(), set(failed), []
+    """Rows of calls that died or failed, and those that Redis did not take before; or all, also of
+    calls that may be at work.
+    """
+    now, own, again, found = keys.now_ms(), set(failed), set(untaken), []
     query = "SELECT id, changes, due_at FROM outbox WHERE id > ? ORDER BY id"
     for id, blob, due_at in conn.execute(query, (after,)):
         is_due = id in own or due_at <= now
-        if is_due or everything:
+        if is_due or everything or id in again:
             changes = tuple((key, name) for key, name in unpack_list(blob))
             found.append(Row(id, changes, is_due))
         if len(found) == limit:
             break
     return tuple(found)
+
+
+def make_due(conn: sqlite3.Connection, id: int) -> None:
+    """Let any process take a row up: the call that made it gave up."""
+    conn.execute("UPDATE outbox SET due_at = 0 WHERE id = ?", (id,))
 
 
 def missing(conn: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
@@ -199,11 +207,22 @@ def forget_old(conn: sqlite3.Connection) -> None:
 def give_up(conn: sqlite3.Connection, names: Sequence[bytes]) -> None:
     """Let Redis' state of these keys hold: forget what waits, and that they were deleted."""
     given = set(names)
+    drop(conn, lambda key: key in given)
+    unbury(conn, [(name, None) for name in given])
+
+
+def drop(conn: sqlite3.Connection, is_dropped: Callable[[bytes], bool]) -> None:
+    """Forget what waits for some keys."""
     rows = conn.execute("SELECT id, changes FROM outbox").fetchall()
     for id, blob in rows:
-        left = [change for change in unpack_list(blob) if change[0] not in given]
-        if left:
-            conn.execute("UPDATE outbox SET changes = ? WHERE id = ?", (pack_list(left), id))
-        else:
+        changes = unpack_list(blob)
+        left = [change for change in changes if not is_dropped(change[0])]
+        if not left:
             discard(conn, (id,))
-    unbury(conn, [(name, None) for name in given])
+        elif len(left) < len(changes):
+            conn.execute("UPDATE outbox SET changes = ? WHERE id = ?", (pack_list(left), id))
+
+
+def buried_members(conn: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
+    """Every member that was taken out of a collection here."""
+    return conn.execute("SELECT key, member FROM tombstones WHERE member != x''").fetchall()

@@ -6,6 +6,7 @@ its difference, and usage that is recorded here moves them too.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import orjson
 
 from . import keys, layout, usage
+from .commands import KeyState, is_counter
 from .layout import ACCOUNT_TYPES, Place, column, texts
 from .times import Buckets
 from .values import Value
@@ -29,11 +31,31 @@ def fields_of(place: Place, value: Value) -> dict[str, Any]:
         return dict(zip(parts[::2], parts[1::2], strict=True))
     if value.type == "string" and place.family == "account":
         try:
-            fields = orjson.loads(value.data[0])
-        except orjson.JSONDecodeError:
+            fields = _loaded(value.data[0])
+        except ValueError:
             return {}
         return fields if isinstance(fields, dict) else {}
     return {}
+
+
+def is_whole(place: Place, value: Value) -> bool:
+    """Whether a key holds an API key or an account: one that has its id.
+
+    A request that ends when its record was deleted, or evicted, writes single fields of it anew.
+    """
+    if place.family not in ("api_key", "account"):
+        return False
+    if value.type == "hash":
+        return b"id" in value.data[::2]
+    return "id" in fields_of(place, value)
+
+
+def _loaded(written: bytes) -> Any:
+    try:
+        return orjson.loads(written)
+    except orjson.JSONDecodeError:  # or halves of characters, which JavaScript can write
+        text = json.dumps(json.loads(written), ensure_ascii=False)
+        return orjson.loads(text.encode("utf-8", "replace"))
 
 
 def project(
@@ -259,6 +281,20 @@ def new_entries(old: Sequence[bytes], new: Sequence[bytes]) -> list[bytes]:
     return fresh[::-1]
 
 
+def begins_anew(key: bytes, old: Value, new: Value) -> bool:
+    """Whether usage was deleted and counted from nothing since: counts only rise."""
+    if old.type != new.type:
+        return False
+    if key.startswith(layout.RECORDS) and old.type == "list":
+        return len(new.data) < len(old.data) and new.data[-1] not in old.data
+    if not is_counter(KeyState(key, old)):
+        return False
+    if old.type == "string":
+        return _number(new) < _number(old)
+    counts = _counters(new)
+    return any(_int(counts.get(name)) < _int(count) for name, count in _counters(old).items())
+
+
 def _records(
     conn: sqlite3.Connection, raw_id: str, old: Value | None, new: Value, buckets: Buckets
 ) -> None:
@@ -297,6 +333,11 @@ def _stats(conn: sqlite3.Connection, place: Place, old: Value | None, new: Value
         usage.RAISE_STATS,
         (place.scope, of[0], place.period, place.start, of[1], *steps, micro / 1_000_000),
     )
+
+
+def retire(conn: sqlite3.Connection, place: Place) -> None:
+    """Mark the row of an API key that has expired; its usage records, which need it, stay."""
+    conn.execute("UPDATE api_keys SET is_active = 0 WHERE id = ?", (column(layout.raw(place.id)),))
 
 
 def forget(conn: sqlite3.Connection, place: Place) -> None:

@@ -217,6 +217,14 @@ def memberships(record: Record, indexed: bool) -> dict[Membership, Member]:
     return account_memberships(ACCOUNT_TYPES[record.place.account_type], record.fields, indexed)
 
 
+def lookup(record: Record) -> Membership | None:
+    """Where requests find it: its place in hash_map; None if they are not to."""
+    hashed = record.fields.get("apiKey") if record.place.family == "api_key" else None
+    if not hashed or record.fields.get("isDeleted") == "true":
+        return None
+    return layout.HASH_MAP, raw(hashed)
+
+
 def stays(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether a record whose fields changed belongs where it did."""
     return all(old.get(name) == new.get(name) for name in _PLACING)
@@ -257,9 +265,9 @@ STATISTICS = [
 
 
 # An id that is one of the words in those keys would be taken for all that begin with it.
-_WORDS = frozenset(
-    {"daily", "monthly", "hourly", "records", "cost", "opus", "model", "global", "keymodel"}
-)
+_WORDS = frozenset({
+    "daily", "monthly", "hourly", "records", "cost", "opus", "model", "global", "keymodel", "index",
+})  # fmt: skip
 
 
 def statistics(id: str) -> list[bytes]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from itertools import islice
+from math import fsum
 from typing import Any
 
 import redis
+from redis.cluster import RedisCluster
 
 from . import commands, layout, records, server, usage
-from .asking import Ask, ask
+from .asking import REDIS_ERRORS, Ask, ask, explained
+from .batching import PartlyStored
 from .commands import Command, KeyState
+from .errors import RedisUnavailableError, SqliteDisabledError
 from .layout import ACCOUNT_TYPES, Place, raw, text
 from .logic import fields_of_reply
 from .records import Record
 from .server import Clients
-from .times import Buckets
+from .times import Buckets, utc_text
 from .usage import UsageRecord
 from .values import Member
 
@@ -149,39 +155,212 @@ def count(client: redis.Redis) -> dict[str, Any]:
     }
 
 
+# Usage. An API key's part of a batch is carried out whole, or not at all; on a cluster, command by
+# command.
+
+# API keys in one transaction: it holds others up.
+_AT_ONCE = 200
+
+_Parts = dict[str, list[UsageRecord]]
+
+
 def store_usage(client: redis.Redis, batch: Sequence[UsageRecord]) -> None:
-    """Push usage records onto the relay's lists and raise its totals."""
-    told: list[Command] = []
-    for record in batch:
-        told += _usage(record)
-    ask(client, Ask(told))
+    """Push usage records onto the relay's lists and raise its totals.
+
+    Counted at most once: `client` is one that sends nothing twice, and where Redis does not say
+    whether it has counted what it was sent, that is given up. So is what it cannot count, as
+    because a key has another type. Raises PartlyStored: for those, and for what it has surely not
+    counted, which is left to be sent again.
+    """
+    todo = _Batch(batch)
+    failure = None
+    try:
+        todo.give_up(_misfits(client, todo.waiting))
+        while todo.waiting:
+            _store_some(client, todo)
+    except RedisUnavailableError as error:
+        failure = error
+    todo.check_all_stored(failure)
 
 
-def _usage(record: UsageRecord) -> Iterable[Command]:
-    id = raw(record.api_key_id)
-    yield ("LPUSH", layout.RECORDS + id, usage.as_entry(record))
+class _Batch:
+    """A batch by API key: what waits, and what was given up."""
+
+    def __init__(self, batch: Sequence[UsageRecord]) -> None:
+        self.waiting: _Parts = {}
+        for record in batch:
+            self.waiting.setdefault(record.api_key_id, []).append(record)
+        self._given_up = 0
+        self._why = ""
+
+    def finish(self, ids: Iterable[str]) -> None:
+        """These are counted."""
+        for id in ids:
+            self.waiting.pop(id, None)
+
+    def give_up(self, reasons: Mapping[str, str]) -> None:
+        """These never will be."""
+        for id, self._why in reasons.items():
+            self._given_up += len(self.waiting.pop(id))
+
+    def check_all_stored(self, failure: Exception | None) -> None:
+        """Raises PartlyStored if they are not."""
+        left = [record for records in self.waiting.values() for record in records]
+        if left or self._given_up:
+            raise PartlyStored(left, failure if left else None, self._given_up, self._why)
+
+
+class _Unknown(Exception):
+    """Redis did not say whether it has counted what it was sent."""
+
+    def __init__(self, failure: RedisUnavailableError) -> None:
+        super().__init__(f"it is not known whether Redis has counted them. {failure}")
+        self.failure = failure
+
+
+def _store_some(client: redis.Redis, batch: _Batch) -> None:
+    on_cluster = isinstance(client, RedisCluster)
+    part = {id: batch.waiting[id] for id in islice(batch.waiting, 1 if on_cluster else _AT_ONCE)}
+    try:
+        refused = (_count_one_by_one if on_cluster else _count_together)(client, part)
+    except _Unknown as unknown:
+        batch.give_up(dict.fromkeys(part, str(unknown)))
+        raise unknown.failure from None
+    batch.give_up(refused)
+    batch.finish(part)
+
+
+def _keys(id: str) -> dict[bytes, bytes]:
+    """Where the usage of an API key is counted, and the types of these keys."""
+    name = raw(id)
+    return {
+        layout.RECORDS + name: b"list",
+        b"usage:" + name: b"hash",
+        layout.COST_TOTAL + name: b"string",
+    }
+
+
+def _misfits(client: redis.Redis, ids: Iterable[str]) -> dict[str, str]:
+    """API keys whose usage cannot be counted, and why."""
+    wanted = [(id, key, kind) for id in ids for key, kind in _keys(id).items()]
+    asked = Ask([("TYPE", key) for _, key, _ in wanted])
+    try:
+        types = ask(client, asked)
+    except RedisUnavailableError as error:
+        if error.answered:
+            raise
+        types = ask(client, asked)  # a connection that lay idle may have been broken
+    return {
+        id: f"Redis has a {found.decode()} in {text(key)}, where a {kind.decode()} belongs"
+        for (id, key, kind), found in zip(wanted, types, strict=True)
+        if found not in (kind, b"none")
+    }
+
+
+def _count_together(client: redis.Redis, parts: _Parts) -> dict[str, str]:
+    """Count the usage of some API keys in one transaction; those that Redis refused, and why."""
+    told = _told(parts)
+    pipe = client.pipeline(transaction=True)
+    for _, command in told:
+        pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+    try:
+        replies = pipe.execute(raise_on_error=False)
+    except redis.ResponseError as error:  # it has carried out none
+        failure = explained(error, told[0][1])
+    except REDIS_ERRORS as error:
+        raise _Unknown(explained(error, ("EXEC",))) from None
+    else:
+        return {
+            id: str(explained(reply, command))
+            for (id, command), reply in zip(told, replies, strict=True)
+            if isinstance(reply, Exception)
+        }
+    raise failure
+
+
+def _count_one_by_one(client: redis.Redis, parts: _Parts) -> dict[str, str]:
+    """On a cluster, where a transaction has to do with one server: as `_count_together`."""
+    for position, (id, command) in enumerate(_told(parts)):
+        try:
+            client.execute_command(*command)  # type: ignore[no-untyped-call]
+            continue
+        except redis.ResponseError as error:
+            failure = explained(error, command)
+        except REDIS_ERRORS as error:
+            raise _Unknown(explained(error, command)) from None
+        if position > 0:
+            return {id: str(failure)}
+        raise failure  # it has carried out none
+    return {}
+
+
+def _told(parts: _Parts) -> list[tuple[str, Command]]:
+    return [(id, command) for id, records in parts.items() for command in _commands(id, records)]
+
+
+def _commands(api_key_id: str, records: Sequence[UsageRecord]) -> Iterator[Command]:
+    id = raw(api_key_id)
+    kept = records[-_KEPT:]
+    yield ("LPUSH", layout.RECORDS + id, *map(usage.as_entry, kept))
     yield ("LTRIM", layout.RECORDS + id, 0, _KEPT - 1)
     yield ("EXPIRE", layout.RECORDS + id, _SECONDS)
-    tokens = record.input_tokens + record.output_tokens
-    every = tokens + record.cache_create_tokens + record.cache_read_tokens
+    inward = sum(record.input_tokens for record in records)
+    outward = sum(record.output_tokens for record in records)
+    created = sum(record.cache_create_tokens for record in records)
+    read = sum(record.cache_read_tokens for record in records)
     for name, step in (
-        ("totalRequests", 1),
-        ("totalTokens", tokens),
-        ("totalInputTokens", record.input_tokens),
-        ("totalOutputTokens", record.output_tokens),
-        ("totalCacheCreateTokens", record.cache_create_tokens),
-        ("totalCacheReadTokens", record.cache_read_tokens),
-        ("totalAllTokens", every),
+        ("totalRequests", len(records)),
+        ("totalTokens", inward + outward),
+        ("totalInputTokens", inward),
+        ("totalOutputTokens", outward),
+        ("totalCacheCreateTokens", created),
+        ("totalCacheReadTokens", read),
+        ("totalAllTokens", inward + outward + created + read),
     ):
         yield ("HINCRBY", b"usage:" + id, name, step)
-    yield ("INCRBYFLOAT", layout.COST_TOTAL + id, repr(float(record.cost)))
+    yield ("INCRBYFLOAT", layout.COST_TOTAL + id, repr(fsum(record.cost for record in records)))
 
 
 def usage_of(
-    client: redis.Redis, api_key_id: str, limit: int, buckets: Buckets
+    client: redis.Redis,
+    api_key_id: str,
+    limit: int,
+    buckets: Buckets,
+    *,
+    account_id: str | None = None,
+    model: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    after: int | None = None,
 ) -> list[UsageRecord]:
-    """The newest usage records of an API key, as its list has them."""
+    """The newest usage records of an API key that match, of those that its list has."""
+    if after is not None:
+        raise SqliteDisabledError(
+            "ENABLE_SQLITE is false: pages of usage (after) need the SQLite file, for records in "
+            "Redis have no ids. Set it to true, or ask for all 200 with limit"
+        )
+    begin, end = (None if when is None else utc_text(when) for when in (since, until))
     key = layout.RECORDS + raw(api_key_id)
-    (entries,) = ask(client, Ask([("LRANGE", key, 0, limit - 1)]))
-    found = (usage.of_entry(api_key_id, entry, buckets) for entry in entries)
-    return [record for record in found if record is not None]
+    (entries,) = ask(client, Ask([("LRANGE", key, 0, -1)]))
+    found = [
+        _without_total(record)
+        for record in (usage.of_entry(api_key_id, entry, buckets) for entry in entries)
+        if record is not None
+        and (account_id is None or record.account_id == account_id)
+        and (model is None or record.model == model)
+        and (begin is None or _time(record) >= begin)
+        and (end is None or _time(record) < end)
+    ]
+    return sorted(found, key=_time, reverse=True)[:limit]
+
+
+def _time(record: UsageRecord) -> str:
+    return record.timestamp or ""
+
+
+def _without_total(record: UsageRecord) -> UsageRecord:
+    """What the relay's entries tell twice is left out."""
+    if record.extra is None or record.extra.get("totalTokens") != usage.all_tokens(record):
+        return record
+    extra = {name: value for name, value in record.extra.items() if name != "totalTokens"}
+    return replace(record, extra=extra or None)

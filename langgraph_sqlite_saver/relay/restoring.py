@@ -162,10 +162,7 @@ class Restorer:
             turn = replace(turn, resumed=turn.resumed or is_running)
             assessed.loss = turn.loss
             self._write_all(
-                turn,
-                _Newer(may_be_older, mirrored, assessed.indexes),
-                assessed.keys + assessed.present,
-                progress,
+                turn, _Newer(may_be_older, mirrored), assessed.keys + assessed.present, progress
             )
             done = True
         finally:
@@ -232,7 +229,9 @@ class Restorer:
         rows = [row for row in page if losses.is_record(row.key)]
         asked = [records.ask_for(_place(row.key), row.key) for row in rows]
         replies = ask(self._clients.raw, Ask(asked, tolerant=True)) if asked else []
-        return self._database.read(_places, rows, replies, newer)
+        found = self._database.read(_places, rows, replies, newer)
+        indexes = [row.key for row in page if layout.is_index(row.key)]
+        return found + self._database.read(_without_a_record, indexes)
 
     def _add(self, states: Sequence[KeyState], turn: _Turn) -> None:
         """Add old counts to those that began anew.
@@ -296,13 +295,25 @@ def _is_counter_of(state: object, names: set[bytes]) -> TypeGuard[KeyState]:
     return isinstance(state, KeyState) and state.key in names and commands.is_counter(state)
 
 
+def _without_a_record(conn: sqlite3.Connection, indexes: Sequence[bytes]) -> list[Command]:
+    """What stands in indexes for no record that is here: it lets nobody in."""
+    now, found = keys.now_ms(), []
+    for index in indexes:
+        for member in keys.members(conn, index):
+            record = layout.record_of(index, *member)
+            row = keys.row(conn, record) if record is not None else None
+            if row is None or row.is_expired(now):
+                kind = layout.INDEX_TYPES.get(index, "set")
+                found.append(commands.add_member(index, kind, member))
+    return found
+
+
 @dataclass(frozen=True)
 class _Newer:
-    """What of SQLite is newer than a Redis that was started from a copy; `indexes` are gone."""
+    """What of SQLite is newer than a Redis that was started from a copy."""
 
     saved_here: bool
     everything: bool
-    indexes: frozenset[bytes]
 
 
 def _to_write(conn: sqlite3.Connection, page: Sequence[Row], mode: Mode, newer: _Newer) -> Current:
@@ -324,7 +335,7 @@ def _how(row: Row, state: KeyState, mode: Mode, newer: _Newer) -> Mode:
     if mode == "rollback" and newer.everything:
         return "mirrored"
     if layout.is_index(row.key):
-        return "total" if mode != "missing" or row.key in newer.indexes else "missing"
+        return "missing" if mode == "missing" else "total"
     if mode == "rollback" and not _tells_its_age(row, state):
         return "missing"
     return mode

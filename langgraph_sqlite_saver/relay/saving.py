@@ -7,8 +7,9 @@ keys with them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import audit, commands, keys, layout, outbox, projection, records
@@ -21,8 +22,14 @@ from .times import Buckets
 from .values import Member, Value
 
 
-def keeps_indexes(conn: sqlite3.Connection, place: Place) -> bool:
-    """Whether the relay whose data this is keeps indexes of such records; a new one does."""
+def keeps_indexes(
+    conn: sqlite3.Connection, place: Place, has: Callable[[bytes], bool] | None = None
+) -> bool:
+    """Whether the relay whose data this is keeps indexes of such records; a new one does.
+
+    `has` says whether it has keys that begin so.
+    """
+    has = has or partial(_any, conn)
     if keys.kind_of(conn, layout.INDEX_VERSION):
         return True
     if place.family == "account":
@@ -31,9 +38,9 @@ def keeps_indexes(conn: sqlite3.Connection, place: Place) -> bool:
             return True
         if keys.kind_of(conn, b"system:migrated:version"):
             return True
-        if _any(conn, kind.prefix):
+        if has(kind.prefix):
             return False
-    return not _any(conn, layout.API_KEY)
+    return not has(layout.API_KEY)
 
 
 def _any(conn: sqlite3.Connection, prefix: bytes) -> bool:
@@ -52,6 +59,10 @@ class Saved:
 
     outbox_id: int
     seen: outbox.Current
+    # A record that was unknown here: Redis may have one of its name, with places of its own.
+    unknown: tuple[Place, bytes] | None = None
+    # Any process may tell Redis of it.
+    is_due: bool = False
 
 
 def save(
@@ -61,22 +72,26 @@ def save(
     actor: str,
     buckets: Buckets,
     finished: Sequence[int] = (),
+    lease: int = outbox.LEASE,
 ) -> Saved:
     """Store a record whole, with its place in the indexes, and note it for Redis.
 
-    `finished`: rows of the outbox that are done with.
+    `finished`: rows of the outbox that are done with. `lease`: for how long it is this call's to
+    tell Redis.
     """
     outbox.discard(conn, finished)
     row = keys.row(conn, record.key)
     was = keys.value_of(conn, row) if row else None
     before = None if was is None else fields_of(record.place, was)
-    changed, first = _places(conn, record, before)
+    changed, first = _places(conn, record, before, actor)
     states = [KeyState(record.key, record.value, expires_at), *first]
     changes: list[Change] = [*((state.key, None) for state in states), *changed]
-    id = outbox.add(conn, changes)
+    id = outbox.add(conn, changes, lease)
     for state in states:
         if state.value is not None:
             keys.put(conn, state.key, state.value, state.expires_at, id, written_here=True)
+        else:
+            keys.remove(conn, state.key)
     keys.edit_members(conn, changed, id)
     projection.project(conn, record.place, was, record.value, buckets, record.fields)
     audit.note(
@@ -87,19 +102,55 @@ def save(
     if before is None:
         outbox.unbury_all(conn, records.all_belongings(record.place))
     outbox.bury(conn, [place for place, member in changed.items() if member is None])
-    return Saved(id, _told(id, changes, states, changed, record.key))
+    told = _told(id, changes, states, changed, record.key)
+    return Saved(id, told, (record.place, record.key) if before is None else None, lease == 0)
 
 
 def _places(
-    conn: sqlite3.Connection, record: Record, before: Mapping[str, Any] | None
+    conn: sqlite3.Connection, record: Record, before: Mapping[str, Any] | None, actor: str
 ) -> tuple[dict[Membership, Member | None], list[KeyState]]:
-    """Where a record is a member no more, or newly; and what comes with the first of its kind."""
+    """Where a record is a member no more, or newly; and what comes and goes with that."""
+    found = _taken_lookup(conn, record, actor)
     if before is not None and records.stays(before, record.fields):
-        return {}, []
+        return found, []
     indexed = keeps_indexes(conn, record.place)
     old = {} if before is None else records.memberships(_with(record, before), indexed)
-    changed = _own(conn, record.place, records.edits(old, records.memberships(record, indexed)))
-    return changed, [] if before is not None else _first_of_its_kind(conn, record.place, indexed)
+    edits = records.edits(old, records.memberships(record, indexed))
+    changed = _own(conn, record.place, edits) | found
+    if before is None:
+        return changed, _first_of_its_kind(conn, record.place, indexed)
+    return changed, [KeyState(key, None) for key in _revoked(before, record.fields)]
+
+
+def _taken_lookup(
+    conn: sqlite3.Connection, record: Record, actor: str
+) -> dict[Membership, Member | None]:
+    """A record's place in hash_map, where another has it or none; it is taken from the other."""
+    place = records.lookup(record)
+    if place is None:
+        return {}
+    member = (place[1], raw(record.place.id))
+    found = keys.member(conn, *place)
+    if found == member:
+        return {}
+    if found is not None:
+        _note_loss(conn, text(found[1] or b""), text(place[1]), actor)
+    return {place: member}
+
+
+def _note_loss(conn: sqlite3.Connection, id: str, hashed: str, actor: str) -> None:
+    """Write down that a hash leads to this API key no more."""
+    found = keys.row(conn, layout.API_KEY + raw(id))
+    if found is not None and keys.value_of(conn, found).fields().get(b"apiKey") == raw(hashed):
+        audit.note(conn, actor, "update", "api_key", id, {"apiKey": hashed}, {})
+
+
+def _revoked(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[bytes]:
+    """The older form of a lookup by a secret that has been changed."""
+    hashed = before.get("apiKey")
+    if not hashed or hashed == now.get("apiKey"):
+        return []
+    return [layout.OLD_HASH + raw(hashed)]
 
 
 def _own(
@@ -153,7 +204,9 @@ def _known_fields(conn: sqlite3.Connection, place: Place, key: bytes) -> dict[st
     return fields_of(place, keys.value_of(conn, found))
 
 
-def delete(conn: sqlite3.Connection, place: Place, key: bytes, actor: str) -> tuple[bool, Saved]:
+def delete(
+    conn: sqlite3.Connection, place: Place, key: bytes, actor: str, lease: int = outbox.LEASE
+) -> tuple[bool, Saved]:
     """Forget a record, all that belongs to it, and that it could be had back; whether it was there.
 
     What Redis may hold of it beyond what is known here is named for removal too.
@@ -165,7 +218,7 @@ def delete(conn: sqlite3.Connection, place: Place, key: bytes, actor: str) -> tu
     for name in own:
         keys.remove(conn, name)
     changes: list[Change] = [*((name, None) for name in own), *indexes]
-    id = outbox.add(conn, changes)
+    id = outbox.add(conn, changes, lease)
     keys.edit_members(conn, dict.fromkeys(indexes), id)
     projection.forget(conn, place)
     unplaced = "DELETE FROM usage_unplaced WHERE api_key_id = ?"
@@ -173,7 +226,54 @@ def delete(conn: sqlite3.Connection, place: Place, key: bytes, actor: str) -> tu
     if before is not None:
         audit.note(conn, actor, "delete", place.account_type or "api_key", place.id, before, None)
     outbox.bury(conn, changes)
-    return before is not None, Saved(id, outbox.current(conn, changes))
+    told = outbox.current(conn, changes)
+    unknown = (place, key) if before is None else None
+    return before is not None, Saved(id, told, unknown, lease == 0)
+
+
+def leave(
+    conn: sqlite3.Connection,
+    place: Place,
+    key: bytes,
+    there: Mapping[str, Any],
+    actor: str | None,
+    statistics: Sequence[bytes] = (),
+    named: Sequence[Change] = (),
+) -> Saved | None:
+    """Forget the places that a record had in Redis and has not by what is known here; None if it
+    had no such, or these are `named` already.
+
+    A record that was deleted here leaves all of them, and `statistics`; `actor` is named for that.
+    """
+    now = fields(conn, place, key)
+    if now is None and not outbox.is_buried(conn, key):  # it has expired
+        return None
+    was = {**there, "id": place.id}
+    if now is None:
+        whole = [*records.known_belongings(place, was), *statistics]
+        left = records.all_memberships(place, was)
+        if actor is not None:
+            audit.note(conn, actor, "delete", place.account_type or "api_key", place.id, was)
+    else:
+        whole = _revoked(was, now) if place.family == "api_key" else []
+        old, new = _all_places(place, key, was), _all_places(place, key, {**now, "id": place.id})
+        left = [member for member in old if member not in new and member[0] != layout.TAGS]
+    known = set(named)
+    whole = [name for name in whole if (name, None) not in known]
+    gone = [member for member in _own(conn, place, dict.fromkeys(left)) if member not in known]
+    changes: list[Change] = [*((name, None) for name in whole), *gone]
+    if not changes:
+        return None
+    for name in whole:
+        keys.remove(conn, name)
+    id = outbox.add(conn, changes)
+    keys.edit_members(conn, dict.fromkeys(gone), id)
+    outbox.bury(conn, changes)
+    return Saved(id, outbox.current(conn, changes))
+
+
+def _all_places(place: Place, key: bytes, fields: Mapping[str, Any]) -> dict[Membership, Member]:
+    return records.memberships(Record(place, key, Value("hash", ()), fields), indexed=True)
 
 
 def _belongings(conn: sqlite3.Connection, place: Place, fields: Mapping[str, Any]) -> list[bytes]:
@@ -185,22 +285,132 @@ def _belongings(conn: sqlite3.Connection, place: Place, fields: Mapping[str, Any
     return found
 
 
-def put_back(conn: sqlite3.Connection, place: Place, key: bytes) -> Saved | None:
+def put_back(conn: sqlite3.Connection, place: Place, key: bytes, *, whole: bool) -> Saved | None:
     """Note for Redis what is known of a record that it has lost; None if there is nothing.
 
     Nor while somebody follows that Redis: a record that it lacks was most likely deleted there.
+    `whole`: the record too, and not its places alone.
     """
     found = fields(conn, place, key)
     if found is None or keys.is_followed(conn):
         return None
-    record = Record(place, key, Value("hash", ()), {**found, "id": place.id})
-    changes: list[Change] = [(key, None)]
-    changes += [
-        m for m in records.memberships(record, indexed=True) if keys.member(conn, *m) is not None
-    ]
+    changes: list[Change] = [(key, None)] if whole else []
+    places = _all_places(place, key, {**found, "id": place.id})
+    changes += [member for member in places if keys.member(conn, *member) is not None]
     if place.family == "account":
         changes.append((ACCOUNT_TYPES[place.account_type].empty_mark, None))
+    if not changes:
+        return None
     return Saved(outbox.add(conn, changes), outbox.current(conn, changes))
+
+
+# What was saved before its Redis was seen for the first time: the layout was unknown then.
+
+
+def is_first_meeting(conn: sqlite3.Connection) -> bool:
+    """Whether nothing was taken over from any Redis, and nothing that was saved told to one."""
+    if keys.state(conn, "identity") is not None:
+        return False
+    waiting = outbox.named_keys(conn)
+    saved = conn.execute("SELECT key FROM redis_keys WHERE written_here").fetchall()
+    return all(key in waiting for (key,) in saved)
+
+
+def set_places_aside(conn: sqlite3.Connection, *, again: bool = False) -> bool:
+    """Forget the places of what was saved, but for the lookup: `settle` decides them.
+
+    What waits for Redis names them no more, so that an import takes the indexes over as they are.
+    `again`: some of it has been imported. Whether the mark of complete indexes was a save's.
+    """
+    outbox.drop(conn, lambda key: key == layout.INDEX_VERSION or layout.is_index(key))
+    query = "DELETE FROM redis_keys WHERE key = ? AND written_here"
+    marked = conn.execute(query, (layout.INDEX_VERSION,)).rowcount > 0
+    if again:
+        return marked
+    places = "SELECT key FROM redis_keys WHERE value IS NULL AND key != ?"
+    for (key,) in conn.execute(places, (layout.HASH_MAP,)).fetchall():
+        if layout.is_index(key):
+            keys.remove(conn, key)
+    return marked
+
+
+def settle(conn: sqlite3.Connection, left: Sequence[bytes]) -> None:
+    """Give what was saved before the import its places, as the layout of that Redis has them.
+
+    `left`: keys that Redis has too, of which what was saved here counts.
+    """
+    own = list(_saved_here(conn))
+    theirs = partial(_has_of_theirs, conn, left)
+    keeps = {kind: keeps_indexes(conn, record.place, theirs) for kind, record in _kinds(own)}
+    for record in own:
+        _settle(conn, record, keeps[record.kind])
+    if keeps.get("api_key") and not keys.kind_of(conn, layout.INDEX_VERSION):
+        id = outbox.add(conn, [(layout.INDEX_VERSION, None)], lease=0)
+        keys.put(conn, layout.INDEX_VERSION, Value("string", (b"2",)), None, id, written_here=True)
+    _remove_again(conn)
+
+
+def _saved_here(conn: sqlite3.Connection) -> Iterator[Record]:
+    now = keys.now_ms()
+    query = "SELECT * FROM redis_keys WHERE written_here ORDER BY revision"
+    for columns in conn.execute(query):
+        row = keys.Row(*columns)
+        place = layout.place(row.key)
+        if place is None or place.family not in ("api_key", "account") or row.is_expired(now):
+            continue
+        value = keys.value_of(conn, row)
+        yield Record(place, row.key, value, {**fields_of(place, value), "id": place.id})
+
+
+def _kinds(found: Sequence[Record]) -> Iterator[tuple[str, Record]]:
+    """One record of each kind."""
+    yield from {record.kind: record for record in found}.items()
+
+
+def _has_of_theirs(conn: sqlite3.Connection, left: Sequence[bytes], prefix: bytes) -> bool:
+    """Whether a Redis that was imported has keys that begin so."""
+    query = (
+        "SELECT 1 FROM redis_keys WHERE key >= ? AND key < ? AND key != ? AND NOT written_here"
+        " LIMIT 1"
+    )
+    found = conn.execute(query, (prefix, _end(prefix), layout.HASH_MAP)).fetchone()
+    return found is not None or any(key.startswith(prefix) for key in left)
+
+
+def _settle(conn: sqlite3.Connection, record: Record, indexed: bool) -> None:
+    wanted = records.memberships(record, indexed)
+    places = records.memberships(record, indexed=True)
+    invented = {p: None for p in places if p not in wanted and p[0] != layout.TAGS}
+    id = outbox.add(conn, [(record.key, None), *wanted], lease=0)
+    keys.edit_members(conn, {**wanted, **invented}, id)
+
+
+def _remove_again(conn: sqlite3.Connection) -> None:
+    """What was deleted here, or left a place, and has come along with the import."""
+    members = [m for m in outbox.buried_members(conn) if not _is_anothers(conn, m)]
+    whole = [
+        name
+        for key in outbox.buried_keys(conn)
+        if (place := layout.place(key)) is not None and place.family == "api_key"
+        for name in _belongings(conn, place, {"id": place.id})
+    ]
+    changes: list[Change] = [*members, *((name, None) for name in whole)]
+    if not changes:
+        return
+    for name in whole:
+        keys.remove(conn, name)
+    id = outbox.add(conn, changes, lease=0)
+    keys.edit_members(conn, dict.fromkeys(members), id)
+    outbox.bury(conn, [(name, None) for name in whole])
+
+
+def _is_anothers(conn: sqlite3.Connection, place: Membership) -> bool:
+    """Whether a hash that left one API key here is another's there."""
+    found = keys.member(conn, *place) if place[0] == layout.HASH_MAP else None
+    if found is None:
+        return False
+    row = keys.row(conn, layout.API_KEY + (found[1] or b""))
+    return row is not None and keys.value_of(conn, row).fields().get(b"apiKey") == place[1]
 
 
 # Looking records up.

@@ -16,6 +16,7 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from ..database import InvalidInputError, StorageError
+from . import keys
 from .asking import REDIS_ERRORS, explained
 from .errors import RedisUnavailableError
 
@@ -155,10 +156,12 @@ class ServerInfo:
     """What a server says of itself; of a cluster, of all that hold keys.
 
     `identity` changes when it is started anew, or takes another server's keys over as its replica.
-    `appends`: it keeps every change on disk, so that a start loses none.
+    `started_at`: the last start, in ms since 1970. `appends`: it keeps every change on disk, so
+    that a start loses none.
     """
 
     identity: str
+    started_at: int
     version: str
     keys: int
     evicted: int
@@ -177,9 +180,11 @@ def nodes(client: redis.Redis) -> list[redis.Redis]:
 
 def info(client: redis.Redis) -> ServerInfo:
     """What the server says of itself; raises RedisUnavailableError."""
-    parts = attempt(lambda: [_info(node) for node in nodes(client)], "INFO")
+    is_cluster = isinstance(client, RedisCluster)
+    parts = attempt(lambda: [_info(node, is_cluster) for node in nodes(client)], "INFO")
     return ServerInfo(
         "+".join(sorted(part.identity for part in parts)),
+        max(part.started_at for part in parts),
         parts[0].version,
         sum(part.keys for part in parts),
         sum(part.evicted for part in parts),
@@ -188,20 +193,34 @@ def info(client: redis.Redis) -> ServerInfo:
     )
 
 
-def _info(node: redis.Redis) -> ServerInfo:
+def _info(node: redis.Redis, is_cluster: bool) -> ServerInfo:
     pipe = node.pipeline(transaction=False)
     for section in ("server", "replication", "persistence", "stats", "commandstats"):
         pipe.info(section)
     pipe.dbsize()
-    server, replication, persistence, stats, commands, keys = pipe.execute()
+    server, replication, persistence, stats, commands, count = pipe.execute()
+    mode = server.get("redis_mode") or server.get("server_mode")  # Valkey's name for it
+    if mode == "cluster" and not is_cluster:
+        raise RedisUnavailableError(
+            "this Redis is a node of a cluster, which holds a part of the keys: say cluster=True "
+            "(--cluster)",
+            answered=True,
+        )
     flushes = sum(
         commands.get(f"cmdstat_{name}", {}).get("calls", 0)
         for name in ("flushall", "flushdb", "swapdb")
     )
     version = server.get("valkey_version") or server.get("redis_version", "")
     identity = f"{server['run_id']}.{replication.get('master_replid', '')}"
-    appends = bool(persistence.get("aof_enabled"))
-    return ServerInfo(identity, version, keys, stats.get("evicted_keys", 0), flushes, appends)
+    return ServerInfo(
+        identity,
+        keys.now_ms() - 1000 * int(server["uptime_in_seconds"]),
+        version,
+        count,
+        stats.get("evicted_keys", 0),
+        flushes,
+        bool(persistence.get("aof_enabled")),
+    )
 
 
 def scan(client: redis.Redis, match: bytes | None = None) -> Iterator[list[bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta, timezone
 from typing import Any
 from urllib.parse import quote
 
@@ -48,7 +49,7 @@ def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     text = (environ.get(name) or "").strip()
-    if text and not text.isdigit():
+    if text and not text.isdecimal():
         raise InvalidInputError(f"{name} is a number")
     return int(text or default)
 
@@ -56,6 +57,9 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
 def _offset(environ: Mapping[str, str]) -> float:
     text = (environ.get("TIMEZONE_OFFSET") or "8").strip()
     try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError("TIMEZONE_OFFSET is a number of hours") from None
+        timezone(timedelta(hours=float(text)))
+    except (ValueError, OverflowError):
+        raise InvalidInputError(
+            "TIMEZONE_OFFSET is a number of hours between -24 and 24, as 8 or -3.5"
+        ) from None
+    return float(text)

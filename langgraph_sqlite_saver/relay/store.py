@@ -31,6 +31,7 @@ from . import (
     figures,
     history,
     keys,
+    layout,
     outbox,
     records,
     redis_only,
@@ -44,7 +45,13 @@ from . import (
 from .audit import AuditEntry
 from .batching import UsageQueue
 from .comparing import Comparison, Difference
-from .errors import RedisLostKeysError, RedisUnavailableError, SqliteDisabledError, where
+from .errors import (
+    RedisLostKeysError,
+    RedisUnavailableError,
+    SqliteDisabledError,
+    UsageNotStoredError,
+    where,
+)
 from .logic import Health, Logic
 from .losses import Restored
 from .mirror import Mirror, Taken
@@ -161,11 +168,15 @@ class RelayStore:
                 self._buckets,
                 strict=strict,
                 watched=heal,
+                is_known=self._is_known,
             )
             if self._database.path is not None:
                 self._database.path.parent.mkdir(parents=True, exist_ok=True)
         self._queue = UsageQueue(self._store_usage, flush_interval, queue_size)
-        self._opening = threading.Lock()
+        # A signal's handler may close the store while its thread opens it.
+        self._opening = threading.RLock()
+        self._opener: int | None = None
+        self._ends_after_opening = False
         # The process that did: a child of it has no threads.
         self._opened_by: int | None = None
         # Whether what earlier processes left has been brought to Redis.
@@ -176,7 +187,8 @@ class RelayStore:
 
     def _after_fork(self) -> None:
         """In a child process: threads that held these are not here."""
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
+        self._opener = None
         self._health.renew()
         self._clients.renew_lock()
 
@@ -233,16 +245,30 @@ class RelayStore:
         background. Raises DatabaseClosedError after `close`.
         """
         if self._closed.is_set():
-            raise DatabaseClosedError("the store was closed: open a new one")
+            raise _closed()
         with self._opening:
-            if self._opened_by == os.getpid():
+            if self._opened_by == os.getpid() or self._opener == threading.get_ident():
                 return
-            if self._database is not None:
-                self._database.open()
-            if self._database is not None and self._heals and self.target is not None:
-                self._heal()
+            self._opener = threading.get_ident()
+            try:
+                self._open()
+            finally:
+                self._opener = None
+                if self._ends_after_opening:
+                    self._end()
+        if self._closed.is_set():
+            raise _closed()
+
+    def _open(self) -> None:
+        if self._database is not None:
+            self._database.open()
+        if self._database is not None and self._heals and self.target is not None:
+            self._health.is_unmet = self._database.read(saving.is_first_meeting)
+            self._health.connected()
+            self._heal()
+            if not self._closed.is_set():
                 self._watch()
-            self._opened_by = os.getpid()
+        self._opened_by = os.getpid()
 
     def _watch(self) -> None:
         self._watcher = threading.Thread(
@@ -266,11 +292,18 @@ class RelayStore:
     def close(self) -> None:
         """Store what usage waits, and close the file and the connections.
 
+        From a signal's handler that interrupts `open`, that gives up and does it at its end.
         Raises UsageNotStoredError for usage that SQLite refused.
         """
         self.begin_to_close()
+        if self._opener == threading.get_ident():
+            self._ends_after_opening = True
+            return
         with self._opening:  # whoever opens it gives up, and lets others restore
             pass
+        self._end()
+
+    def _end(self) -> None:
         try:
             self._queue.close()
         finally:
@@ -293,21 +326,52 @@ class RelayStore:
     def _heal(self) -> None:
         """Bring Redis up to date, and all of it if it is not the one it was."""
         try:
-            about = server.info(self.redis)
+            about, suspicions = self._look()
             # In this order: one record that is brought there makes a loss look smaller.
             if not self._knows(about):
                 self._bring_together(about)
                 self.note_source(about)
+            self._health.is_unmet = False
             self._logic.drain(everything=True)
             self._drained = True
-            self._health.is_the_one_it_was()
+            self._trust(suspicions)
             self._health.came_back()
         except RedisUnavailableError as error:
             self._health.went_down(error)
 
+    def _look(self) -> tuple[server.ServerInfo, int]:
+        """What Redis says of itself, and which suspicions that can clear."""
+        for _ in range(_AGAIN):
+            suspicions = self._health.suspicions
+            about = server.info(self.redis)
+            if suspicions == self._health.suspicions:
+                break
+        return about, suspicions
+
+    def _trust(self, suspicions: int) -> None:
+        """Believe what Redis answers; connections that were made since are looked at first."""
+        for _ in range(_AGAIN):
+            if self._health.is_the_one_it_was(suspicions):
+                return
+            about, suspicions = self._look()
+            if not self._knows(about):
+                return
+
+    def _is_known(self) -> bool:
+        """Whether Redis is the one it was, and has been brought up to date; if so, believe it."""
+        if not self._drained:
+            return False
+        try:
+            about, suspicions = self._look()
+            return self._knows(about) and self._health.is_the_one_it_was(suspicions)
+        except RedisUnavailableError as error:
+            self._health.went_down(error)
+            return False
+
     def _bring_together(self, about: server.ServerInfo) -> None:
         """Another Redis than was seen last, or one that has lost its keys."""
-        if about.keys and not self.database.read(keys.count):
+        is_new = self.database.read(saving.is_first_meeting)
+        if about.keys and (is_new or not self.database.read(keys.count)):
             self._import(about, None, dry_run=False)  # whose layout saves have to follow
         else:
             started = about.identity != self.database.read(keys.state, "identity")
@@ -329,18 +393,18 @@ class RelayStore:
     def _tick(self) -> None:
         """What the background does from time to time."""
         self._logic.sweep()
-        failed = self._health.failed
+        waiting = self._health.failed + self._health.untaken
         try:
-            about = server.info(self.redis)
+            about, suspicions = self._look()
             if not (self._drained and self._knows(about)):
                 self._heal()
                 return
-            self._health.is_the_one_it_was()
-            self._health.came_back()
             if self.database.read(outbox.count):
                 self._logic.drain()
             else:
-                self._health.drained(failed)
+                self._health.drained(waiting)
+            self._trust(suspicions)
+            self._health.came_back()
         except RedisUnavailableError as error:
             self._health.went_down(error)
 
@@ -405,7 +469,7 @@ class RelayStore:
             strict: Overrides the store's.
         """
         record = records.api_key(fields)
-        self._ready().save(record, keys.expiry(ttl), actor, strict)
+        self._ready().save(record, keys.expiry(ttl), _checked(actor), strict)
 
     def get_api_key(self, id: str) -> dict[str, str] | None:
         """An API key's fields; None if there is none."""
@@ -428,7 +492,11 @@ class RelayStore:
 
     def delete_api_key(self, id: str, *, actor: str = "", strict: bool | None = None) -> bool:
         """Delete an API key for good, with its usage records and counters; False if unknown."""
-        return self._ready().delete(*records.api_key_place(id), actor, strict)
+        place, key = records.api_key_place(id)
+        ready = self._ready()
+        with suppress(UsageNotStoredError):  # what waits is its own: another of its id starts anew
+            self._queue.settle()
+        return ready.delete(place, key, _checked(actor), strict)
 
     # Accounts.
 
@@ -448,7 +516,8 @@ class RelayStore:
                 relay keeps as JSON, what JSON can hold, or the JSON itself.
             actor, strict: As for `save_api_key`.
         """
-        self._ready().save(records.account(account_type, fields), None, actor, strict)
+        record = records.account(account_type, fields)
+        self._ready().save(record, None, _checked(actor), strict)
 
     def get_account(self, account_type: str, id: str) -> dict[str, Any] | None:
         """An account's fields; None if there is none."""
@@ -465,7 +534,8 @@ class RelayStore:
         self, account_type: str, id: str, *, actor: str = "", strict: bool | None = None
     ) -> bool:
         """Delete an account for good; False if unknown."""
-        return self._ready().delete(*records.account_place(account_type, id), actor, strict)
+        place, key = records.account_place(account_type, id)
+        return self._ready().delete(place, key, _checked(actor), strict)
 
     # Usage.
 
@@ -479,8 +549,8 @@ class RelayStore:
             wait: Return when it is on disk.
 
         Raises:
-            UsageNotStoredError: SQLite refuses what waits; nothing of it is lost until the
-                process ends.
+            UsageNotStoredError: SQLite or Redis refuses what waits; nothing of it is lost until
+                the process ends. Or, without SQLite, records were given up.
         """
         self.record_usages((record,), wait=wait)
 
@@ -501,7 +571,7 @@ class RelayStore:
 
     def _store_usage(self, batch: Sequence[UsageRecord]) -> None:
         if self._database is None:
-            redis_only.store_usage(self.redis, batch)
+            redis_only.store_usage(self._clients.once, batch)
         else:
             self._database.write(usage.store, batch, self._buckets)
 
@@ -520,13 +590,24 @@ class RelayStore:
 
         Args:
             since, until: From this time on, and before that; without a zone local time.
-            after: `record_id` of the last record of the page before.
+            after: `record_id` of the last record of the page before; if that was deleted meanwhile,
+                the page goes on with smaller ids. Without SQLite it is refused.
         """
         wanted = {"api_key_id": api_key_id, "account_id": account_id, "model": model}
         _check(limit)
         self.open()
         if self._database is None and api_key_id is not None:
-            return redis_only.usage_of(self.redis, api_key_id, limit, self._buckets)
+            return redis_only.usage_of(
+                self.redis,
+                api_key_id,
+                limit,
+                self._buckets,
+                account_id=account_id,
+                model=model,
+                since=since,
+                until=until,
+                after=after,
+            )
         return self.database.read(history.records, wanted, since, until, limit, after)
 
     def usage_totals(
@@ -539,8 +620,9 @@ class RelayStore:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> list[UsageTotals]:
-        """Requests, tokens and cost by hour, day or month, of periods that begin in the range.
+        """Requests, tokens and cost by hour, day or month, of all periods that the range touches.
 
+        Periods are whole: those that began before `until` and end after `since`.
         They are kept apart from the records, and stay when those are purged; imported statistics
         of the relay are among them. An API key and an account together are summed from records.
         """
@@ -551,7 +633,7 @@ class RelayStore:
         return self.database.read(history.totals, by, wanted, since, until, self._buckets)
 
     def purge_usage(self, older_than: timedelta | datetime, *, dry_run: bool = False) -> int:
-        """Delete usage records older than that, a few thousand at a time; how many.
+        """Delete usage records older than that, those that wait for their key too; how many.
 
         Totals stay.
         """
@@ -600,29 +682,40 @@ class RelayStore:
         self, about: server.ServerInfo, progress: Progress | None, *, dry_run: bool
     ) -> Taken:
         self._logic.sweep()
-        mirror, total = self.mirror, Taken()
-        lost = self._has_lost_keys(about)
+        total = Taken()
+        meets = not dry_run and self.database.read(saving.is_first_meeting)
+        lost = not meets and self._has_lost_keys(about)
         take_over = partial(
-            mirror.take_over,
-            dry_run=dry_run,
-            additions_only=lost,
-            guard=partial(self._check_same, about),
+            self.mirror.take_over, dry_run=dry_run, guard=partial(self._check_same, about)
         )
+        if meets:
+            self.database.write(saving.set_places_aside)
         seen = 0
         for names in server.scan(self.redis):
-            total.add(take_over(names))
+            # What was saved before stays in the lookup, which an import replaces else.
+            later = [layout.HASH_MAP] if meets and layout.HASH_MAP in names else []
+            total.add(take_over([name for name in names if name not in later], additions_only=lost))
+            total.left += later
             seen += len(names)
             if progress is not None:
                 progress(seen, max(about.keys, seen))
         for _ in range(0 if lost else _AGAIN):  # saves came in between
             left, total.left = total.left, []
-            total.add(take_over(left))
+            if meets and self.database.write(partial(saving.set_places_aside, again=True)):
+                left.append(layout.INDEX_VERSION)
+            lookup = [name for name in left if meets and name == layout.HASH_MAP]
+            total.add(take_over(lookup, additions_only=True))
+            total.add(take_over([name for name in left if name not in lookup]))
+        if meets:
+            self.database.write(saving.settle, total.left)
         total.missing.clear()
         if not (dry_run or lost):
             self.note_source(about)
         return total
 
     def _check_same(self, about: server.ServerInfo) -> None:
+        if self._closed.is_set():
+            raise _closed()
         now = server.info(self.redis)
         if (now.identity, now.flushes) != (about.identity, about.flushes):
             raise RedisUnavailableError("Redis was restarted or emptied meanwhile: call again")
@@ -718,6 +811,7 @@ class RelayStore:
     def undelete_all(self, *, since: datetime | None = None, actor: str = "") -> int:
         """Bring back all that was deleted since then, as `undelete`; how many keys."""
         start = 0 if since is None else times.epoch_ms(utc_text(since))
+        _checked(actor)
         self.open()
         count = 0
         for name in self.database.read(trash.names, start):
@@ -734,6 +828,7 @@ class RelayStore:
         Raises:
             InvalidInputError: The trash does not have it, or it is there again.
         """
+        _checked(actor)
         self.open()
         count, saved = self.database.write(trash.undelete, id, actor, self._buckets)
         self._logic.tell(saved)
@@ -789,6 +884,15 @@ class RelayStore:
         return backups.write_backup(
             self.database, directory, keep_days=keep_days, progress=progress
         )
+
+
+def _closed() -> DatabaseClosedError:
+    return DatabaseClosedError("the store was closed: open a new one")
+
+
+def _checked(actor: str) -> str:
+    records.checked_bytes(actor, "the actor")
+    return actor
 
 
 def _check(limit: int) -> None:

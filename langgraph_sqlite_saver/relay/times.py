@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 
 from ..database import InvalidInputError, InvalidTypeError
@@ -20,6 +21,15 @@ def _checked(when: datetime) -> datetime:
     if not isinstance(when, datetime):
         raise InvalidTypeError(f"a time is a datetime, not {when!r}")
     return when
+
+
+# As `utc_text` writes it, but for days and hours that there are not.
+_is_exact = re.compile(r"\d{4}-\d\d-\d\dT\d\d:[0-5]\d:[0-5]\d\.\d{3}Z", re.ASCII).fullmatch
+
+
+def is_exact(text: str) -> bool:
+    """Whether a time is written as `utc_text` does, so that it can be compared as text."""
+    return _is_exact(text) is not None
 
 
 def utc_now() -> str:
@@ -72,19 +82,22 @@ class Buckets:
         self._known: dict[str, tuple[str, str, str]] = {}
 
     def of(self, timestamp: str) -> tuple[str, str, str]:
-        """As 2026-11-21T03, 2026-11-21, 2026-11."""
+        """As 2026-11-21T03, 2026-11-21, 2026-11; raises InvalidInputError for what is no time."""
+        return self.of_exact(timestamp) if _is_exact(timestamp) else self._look(timestamp)
+
+    def of_exact(self, timestamp: str) -> tuple[str, str, str]:
+        """The same, of a time that `is_exact`."""
         # All times of an hour in UTC fall into one hour, where the zone is whole hours away.
-        known = self._known.get(timestamp[:13]) if timestamp[-1:] == "Z" else None
-        return known or self._look(timestamp)
+        return self._known.get(timestamp[:13]) or self._look(timestamp)
 
     def _look(self, timestamp: str) -> tuple[str, str, str]:
         when = parse(timestamp)
         if when is None:
-            raise InvalidInputError(f"a timestamp is ISO 8601 text, not {timestamp!r}")
+            raise InvalidInputError(f"a timestamp is ISO 8601 text, not {timestamp!r:.80}")
         hour = self.name(when, "hour")
         found = (hour, hour[:10], hour[:7])
         offset = self._zone.utcoffset(None)
-        if timestamp[-1:] == "Z" and offset.total_seconds() % 3600 == 0:
+        if is_exact(timestamp) and offset.total_seconds() % 3600 == 0:
             if len(self._known) > 10_000:
                 self._known.clear()
             self._known[timestamp[:13]] = found
@@ -92,8 +105,36 @@ class Buckets:
 
     def name(self, when: datetime, period: str) -> str:
         """The name of the hour, the day or the month of a time."""
-        length = {"hour": 13, "day": 10, "month": 7}[period]
+        return self._local(when).isoformat()[: {"hour": 13, "day": 10, "month": 7}[period]]
+
+    def begin(self, when: datetime, period: str) -> datetime:
+        """When the hour, the day or the month of a time began."""
+        coarse = {"hour": {}, "day": {"hour": 0}, "month": {"hour": 0, "day": 1}}[period]
+        fine = {"minute": 0, "second": 0, "microsecond": 0}
+        return self._local(when).replace(**fine, **coarse)  # type: ignore[arg-type]
+
+    def last_begin(self, until: datetime, period: str) -> datetime:
+        """When the last hour, day or month began that did so before a time."""
+        return self.begin(_moved(self._local(until), -datetime.resolution), period)
+
+    def end(self, begin: datetime, period: str) -> datetime:
+        """When an hour, a day or a month ends that began then."""
+        length = {"hour": timedelta(hours=1), "day": timedelta(1), "month": timedelta(32)}[period]
+        return self.begin(_moved(begin, length), period)
+
+    def _local(self, when: datetime) -> datetime:
         try:
-            return _checked(when).astimezone(self._zone).isoformat()[:length]
+            return _checked(when).astimezone(self._zone)
         except OverflowError:
-            raise InvalidInputError(f"a time of this age is expected, not {when}") from None
+            raise _out_of_range(when) from None
+
+
+def _moved(when: datetime, step: timedelta) -> datetime:
+    try:
+        return when + step
+    except OverflowError:
+        raise _out_of_range(when) from None
+
+
+def _out_of_range(when: datetime) -> InvalidInputError:
+    return InvalidInputError(f"a time of this age is expected, not {when}")

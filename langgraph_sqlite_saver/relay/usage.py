@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
 
 from ..database import InvalidInputError, InvalidTypeError
-from .times import Buckets, in_utc, utc_now
+from .times import Buckets, in_utc, is_exact, utc_now
 
 Period = Literal["hour", "day", "month"]
 PERIODS: tuple[Period, ...] = ("hour", "day", "month")
@@ -45,15 +45,15 @@ class UsageRecord:
     Args:
         api_key_id: The API key's id.
         model: The model's name.
-        timestamp: ISO 8601 text, UTC unless it names a zone, and stored as UTC; None: the time of
-            recording.
+        timestamp: ISO 8601 text, UTC unless it names a zone, and stored as UTC with milliseconds;
+            None: the time of recording.
         account_id: The account that served it.
         input_tokens, output_tokens, cache_create_tokens, cache_read_tokens: Counts.
         cost: In dollars, after rates.
         request_duration_ms: Milliseconds.
         status: Text, as the HTTP status.
         error_message: What went wrong, if something did.
-        extra: Whatever else is to be kept, as JSON can hold it.
+        extra: Whatever else is to be kept, as JSON can hold it, as it is when it is recorded.
         record_id: Set where a record is read; the cursor for the next page.
     """
 
@@ -94,7 +94,29 @@ _LARGEST = 2**53
 
 
 def checked(record: UsageRecord, buckets: Buckets) -> UsageRecord:
-    """The record with its time; raises for what the tables could not hold or add up."""
+    """The record as it is now; raises for what the tables could not hold or add up."""
+    _check(record)
+    timestamp = _time(record, buckets)
+    if record.extra is None:
+        return _at(record, timestamp)
+    # What its caller changes later is not meant.
+    return replace(record, timestamp=timestamp, extra=_Written(_json(record.extra)))
+
+
+def _at(record: UsageRecord, timestamp: str) -> UsageRecord:
+    return record if timestamp == record.timestamp else replace(record, timestamp=timestamp)
+
+
+def _time(record: UsageRecord, buckets: Buckets) -> str:
+    """As times are stored, which are compared as text."""
+    timestamp = record.timestamp
+    if timestamp is None:
+        return utc_now()
+    buckets.of(timestamp)
+    return timestamp if is_exact(timestamp) else in_utc(timestamp)
+
+
+def _check(record: UsageRecord) -> None:
     if not isinstance(record, UsageRecord):
         raise InvalidTypeError(f"a UsageRecord is expected, not {type(record).__name__}")
     for name in _COUNTS:
@@ -110,14 +132,24 @@ def checked(record: UsageRecord, buckets: Buckets) -> UsageRecord:
     duration = record.request_duration_ms
     if duration is not None and (type(duration) is not int or abs(duration) > _LARGEST):
         raise InvalidTypeError(f"request_duration_ms is a whole number, not {duration!r:.40}")
-    if record.extra:
-        _json(record.extra)
-    if record.timestamp is None:
-        return replace(record, timestamp=utc_now())
-    buckets.of(record.timestamp)
-    if record.timestamp[-1] != "Z":  # times are compared as text
-        return replace(record, timestamp=in_utc(record.timestamp))
-    return record
+
+
+class _Written(Mapping[str, Any]):
+    """What extra held when it was recorded, as JSON, which is read when it is looked into."""
+
+    __slots__ = ("json",)
+
+    def __init__(self, json: str) -> None:
+        self.json = json
+
+    def __getitem__(self, name: str) -> Any:
+        return orjson.loads(self.json)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(orjson.loads(self.json))
+
+    def __len__(self) -> int:
+        return len(orjson.loads(self.json))
 
 
 _TEXTS = ("api_key_id", "model", "timestamp", "account_id", "status", "error_message")
@@ -135,6 +167,8 @@ def _check_text(name: str, value: Any) -> None:
 
 
 def _json(extra: Mapping[str, Any]) -> str:
+    if type(extra) is _Written:
+        return extra.json
     try:
         return orjson.dumps(dict(extra), default=str).decode()
     except (TypeError, ValueError) as error:
@@ -151,20 +185,41 @@ def of_entry(api_key_id: str, entry: bytes, buckets: Buckets) -> UsageRecord | N
             known["status"] = str(known["status"])
         if "timestamp" not in known:  # the time of recording is not known here
             return None
-        return checked(UsageRecord(api_key_id, extra=fields or None, **known), buckets)
+        record = UsageRecord(api_key_id, extra=fields or None, **known)
+        _check(record)
+        return _at(record, _time(record, buckets))
     except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError):
         return None
 
 
 def as_entry(record: UsageRecord) -> str:
-    """A record as JSON, as the relay would write it."""
-    fields: dict[str, Any] = {
-        name: getattr(record, column)
-        for name, column in _ENTRY.items()
-        if getattr(record, column) is not None
-    }
-    fields["totalTokens"] = sum(getattr(record, name) for name in _COUNTS)
-    return orjson.dumps({**fields, **(record.extra or {})}, default=str).decode()
+    """A record as JSON, as the relay would write it; its own fields count, whatever extra says."""
+    extra = orjson.loads(_json(record.extra or {}))
+    extra = {name: value for name, value in extra.items() if name not in _ENTRY}
+    total = {"totalTokens": all_tokens(record)}
+    return orjson.dumps({**extra, **_own_fields(record), **total}).decode()
+
+
+def all_tokens(record: UsageRecord) -> int:
+    """Tokens of every kind."""
+    return sum(getattr(record, name) for name in _COUNTS)
+
+
+def _own_fields(record: UsageRecord) -> dict[str, Any]:
+    fields = {name: getattr(record, column) for name, column in _ENTRY.items()}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _as_kept(record: UsageRecord) -> str:
+    """A record as JSON from which it can be had back as it is: extra is apart."""
+    extra = None if record.extra is None else orjson.Fragment(_json(record.extra))
+    return orjson.dumps({**_own_fields(record), "extra": extra}).decode()
+
+
+def _of_kept(api_key_id: str, entry: bytes) -> UsageRecord:
+    fields = orjson.loads(entry)
+    own = {column: fields[name] for name, column in _ENTRY.items() if name in fields}
+    return UsageRecord(api_key_id, extra=fields["extra"], **own)
 
 
 def insert(conn: sqlite3.Connection, records: Iterable[UsageRecord]) -> None:
@@ -176,10 +231,10 @@ def insert(conn: sqlite3.Connection, records: Iterable[UsageRecord]) -> None:
             r.cache_create_tokens, r.cache_read_tokens, r.cost, r.request_duration_ms, r.status,
             r.error_message,
         )  # fmt: skip
-        if r.extra:
+        if r.extra is not None and (extra := _json(r.extra)) != "{}":
             id = conn.execute(_INSERT, row).lastrowid
             query = "INSERT INTO usage_extra (usage_id, extra) VALUES (?, ?)"
-            conn.execute(query, (id, _json(r.extra)))
+            conn.execute(query, (id, extra))
         else:
             plain.append(row)
     conn.executemany(_INSERT, plain)
@@ -190,7 +245,8 @@ def keep_unplaced(
 ) -> None:
     """Keep entries that the table refuses: (id of the API key, JSON).
 
-    `raises_totals` says whether the key's totals have yet to rise by them.
+    `raises_totals` says whether the key's totals have yet to rise by them: those that were recorded
+    here, and are no entries of the relay's.
     """
     conn.executemany(
         "INSERT INTO usage_unplaced (api_key_id, entry, raises_totals) VALUES (?, ?, ?)",
@@ -202,7 +258,8 @@ def place_again(conn: sqlite3.Connection, api_key_id: str, buckets: Buckets) -> 
     """Move into the table what waited for this API key to be known."""
     query = "SELECT id, entry, raises_totals FROM usage_unplaced WHERE api_key_id = ? ORDER BY id"
     for id, entry, raises_totals in conn.execute(query, (api_key_id,)).fetchall():
-        record = of_entry(api_key_id, entry.encode(), buckets)
+        raw = entry.encode()
+        record = _of_kept(api_key_id, raw) if raises_totals else of_entry(api_key_id, raw, buckets)
         if record is None:
             continue
         insert(conn, [record])
@@ -222,7 +279,7 @@ def store(conn: sqlite3.Connection, records: Sequence[UsageRecord], buckets: Buc
         insert(conn, records)
     else:
         insert(conn, [r for r in records if r.api_key_id in known])
-        unknown = [(r.api_key_id, as_entry(r)) for r in records if r.api_key_id not in known]
+        unknown = [(r.api_key_id, _as_kept(r)) for r in records if r.api_key_id not in known]
         keep_unplaced(conn, unknown, raises_totals=True)
     sums = sums_of(records, buckets)
     _raise_keys(conn, sums)
@@ -241,7 +298,7 @@ _Sums = dict[tuple[str, "str | None", str, tuple[str, str, str]], list[Any]]
 
 def sums_of(records: Sequence[UsageRecord], buckets: Buckets) -> _Sums:
     sums: _Sums = {}
-    of = buckets.of
+    of = buckets.of_exact
     for r in records:
         group = (r.api_key_id, r.account_id, r.model, of(r.timestamp or ""))
         known = sums.get(group)

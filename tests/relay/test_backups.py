@@ -41,9 +41,17 @@ from langgraph_sqlite_saver.database import (
     InvalidInputError,
     InvalidTypeError,
     NotADatabaseError,
+    UnknownSchemaError,
 )
-from langgraph_sqlite_saver.relay import backups
-from langgraph_sqlite_saver.relay.backups import check_backup, restore_backup, write_backup
+from langgraph_sqlite_saver.relay import RelayStore, backups
+from langgraph_sqlite_saver.relay.backups import (
+    check_backup,
+    made_of,
+    outdated,
+    restore_backup,
+    write_backup,
+)
+from langgraph_sqlite_saver.relay.schema import SCHEMA
 
 NOON = datetime(2025, 1, 24, 12)
 IMPORTS = "from langgraph_sqlite_saver.relay.backups import *\n"
@@ -238,6 +246,56 @@ def test_the_newest_stays_with_a_clock_that_is_wrong(db: Database, folder: Path)
     later = write_backup(db, folder, now=at(NOON))
     now = write_backup(db, folder, keep_days=0, now=at(NOON - timedelta(days=5000)))
     assert names(folder) == sorted([now.name, later.name])
+
+
+@pytest.fixture
+def neighbour(tmp_path: Path) -> Iterator[Database]:
+    """Another database, of the same name as the test's."""
+    (tmp_path / "other").mkdir()
+    with Database(tmp_path / "other" / "relay.db") as opened:
+        opened.write(create)
+        yield opened
+
+
+def test_backups_of_another_file_are_left_alone(
+    db: Database, neighbour: Database, folder: Path
+) -> None:
+    """In one directory each file's newest stays, however old, and goes with its own newer ones."""
+    theirs = write_backup(neighbour, folder, now=at(NOON - timedelta(days=30)))
+    mine = write_backup(db, folder, now=at(NOON - timedelta(days=20)))
+    made = write_backup(db, folder, now=at(NOON))
+    assert names(folder) == sorted([theirs.name, made.name]) and not mine.exists()
+    assert (made_of(folder, db.path), made_of(folder, neighbour.path)) == ([made], [theirs])
+    again = write_backup(neighbour, folder, now=at(NOON))
+    assert names(folder) == sorted([made.name, again.name])
+
+
+def test_a_file_s_backups_are_known_through_links_and_relative_paths(
+    db: Database, path: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by a name that no ASCII can write; the oldest comes first."""
+    made = [write_backup(db, folder, now=at(NOON + timedelta(hours=n))) for n in (0, 1)]
+    link = tmp_path / "\u7814\u7a76.db.gz"
+    link.symlink_to(path)
+    monkeypatch.chdir(path.parent)
+    assert made_of(folder, link) == made_of(folder, "relay.db") == made
+    with Database(tmp_path / "%2F \u7814.gz") as other:
+        other.write(create)
+        assert made_of(folder, other.path) == []
+        its_own = write_backup(other, folder, now=at(NOON))
+        assert made_of(folder, other.path) == [its_own]
+
+
+def test_what_would_be_removed_can_be_asked_before(db: Database, path: Path, folder: Path) -> None:
+    """It is what the next backup removes; without a directory it is nothing."""
+    assert outdated(folder, path) == []
+    old, older = (
+        write_backup(db, folder, keep_days=10**6, now=at(NOON - timedelta(days=n))) for n in (8, 9)
+    )
+    assert outdated(folder, path, keep_days=3) == [older, old]
+    assert outdated(folder, path, keep_days=10**6) == []
+    write_backup(db, folder, keep_days=3)
+    assert not old.exists() and not older.exists()
 
 
 @pytest.mark.parametrize(("days", "error"), [(-1, InvalidInputError), ("7", InvalidTypeError)])
@@ -485,6 +543,21 @@ def test_a_plain_file_that_is_no_database_is_refused(tmp_path: Path, content: by
         check_backup(plain)
 
 
+def test_a_backup_of_a_newer_version_is_refused(archive: Path, path: Path, tmp_path: Path) -> None:
+    """Before anything is put in place, with the remedy."""
+    with RelayStore(tmp_path / "newer.db", None) as store:
+        store.open()
+        newer = f"INSERT INTO relay_migrations VALUES ({SCHEMA.newest + 1})"
+        store.database.write(lambda conn: conn.execute(newer))
+        made = store.backup(tmp_path / "newer")
+    before = path.read_bytes()
+    for refuse in (lambda: check_backup(made), lambda: restore_backup(made, path)):
+        with pytest.raises(UnknownSchemaError, match=rf"{made}.*Upgrade langgraph-sqlite-saver"):
+            refuse()
+    assert (path.read_bytes(), names(path.parent)) == (before, [path.name])
+    assert archive.exists()
+
+
 @pytest.mark.parametrize("name", ["missing.db", "missing.db.gz"])
 def test_a_backup_that_is_missing_is_named(tmp_path: Path, path: Path, name: str) -> None:
     """And nothing is made for it."""
@@ -518,15 +591,15 @@ def test_the_restored_file_is_the_one_that_was_backed_up(archive: Path, path: Pa
 def test_a_missing_file_is_restored(archive: Path, path: Path) -> None:
     """Nothing is kept, there was nothing."""
     path.unlink()
-    restore_backup(archive, path)
+    assert restore_backup(archive, path).kept is None
     assert (stored(path), names(path.parent)) == ([1, 2], [path.name])
 
 
 def test_an_old_wal_is_not_applied_and_not_lost(archive: Path, path: Path) -> None:
     """What was committed in it is in the copy of what was there."""
     with_wal(path)
-    restore_backup(archive, path)
-    (old,) = kept(path)
+    old = restore_backup(archive, path).kept
+    assert old is not None and kept(path) == [old]
     assert (stored(path), stored(old)) == ([1, 2], [1, 2, 3, 4])
     assert names(path.parent) == [path.name, old.name]
 
@@ -595,8 +668,9 @@ def test_a_file_that_cannot_be_read_is_kept_byte_by_byte(archive: Path, path: Pa
     """Private, as all that is made here."""
     path.write_bytes(b"rubbish" * 100)
     Path(f"{path}-wal").write_bytes(b"a -wal")
-    restore_backup(archive, path)
+    told = restore_backup(archive, path).kept
     old, log = kept(path)
+    assert told == old
     assert (old.read_bytes(), log.read_bytes()) == (b"rubbish" * 100, b"a -wal")
     assert (mode(old), mode(log)) == (0o600, 0o600)
 

@@ -1,5 +1,7 @@
 """`langgraph-sqlite relay`: what people and cron jobs type, and what they are told."""
 
+# ruff: noqa: F401, F811 - fixtures are imported
+
 from __future__ import annotations
 
 import json
@@ -10,6 +12,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -20,14 +24,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from langgraph_sqlite_saver.cli import make_app, options, output
+from langgraph_sqlite_saver.cli import doctor, make_app, options, output
 from langgraph_sqlite_saver.relay import Difference, RelayStore, UsageRecord
 from langgraph_sqlite_saver.relay import layout as names
 
+from .following import WAYS, Following, path, quick, start_following
 from .sample import differences, dump, load
 from .servers import Cluster, Server, until
 
 LOOKING = ["diff", "stats", "usage", "audit", "trash", "doctor"]
+USER = "user:b3f72c02fdafa02fef1081594097a597"
+GROUP = "account_group:bb830d3e-79ef-4dd6-b852-b381813b3c0e"
 SECRET = "correct-horse"
 API_KEY = "63ef13b7-e21a-4556-8019-49c03642bfdd"
 ESCAPE = "\x1b"
@@ -142,7 +149,7 @@ def test_stats(imported: Cli) -> None:
 def test_no_differences(imported: Cli) -> None:
     """diff says so, with status 0."""
     assert imported("diff") == "SQLite and Redis agree.\n"
-    assert imported.json("diff") == {"count": 0, "differences": []}
+    assert imported.json("diff") == {"count": 0, "atLeast": False, "differences": []}
 
 
 def test_differences(disturbed: Cli) -> None:
@@ -151,8 +158,16 @@ def test_differences(disturbed: Cli) -> None:
     assert "differ in 5 keys." in printed and "fields name" in printed
     assert r"new:[red]\x1b[31mkey[/red]" in printed
     assert "ab" * 20 not in printed and "cd" * 20 not in printed and "renamed" not in printed
-    found = disturbed.json("diff", "--limit", "2", status=1)
-    assert found["count"] == 2 and set(found["differences"][0]) == {"key", "kind", "detail"}
+    assert set(disturbed.json("diff", status=1)["differences"][0]) == {"key", "kind", "detail"}
+
+
+@pytest.mark.parametrize(("limit", "count", "more"), [(2, 2, True), (5, 5, False), (9, 5, False)])
+def test_some_differences(disturbed: Cli, limit: int, count: int, more: bool) -> None:
+    """diff --limit says whether there are more."""
+    found = disturbed.json("diff", "--limit", str(limit), status=1)
+    assert (found["count"], len(found["differences"]), found["atLeast"]) == (count, count, more)
+    printed = disturbed("diff", "--limit", str(limit), status=1)
+    assert f"differ in {'at least ' if more else ''}{count} keys." in printed
 
 
 def test_hashes_are_hidden() -> None:
@@ -171,7 +186,26 @@ def test_usage_totals(imported: Cli) -> None:
     months = imported.json("usage", "--by", "month", "--since", "2026-11-01")["totals"]
     assert [(each["start"], each["requests"]) for each in months] == [("2026-11", 4)]
     of_key = imported.json("usage", "--api-key", API_KEY, "--until", "2020-01-01")
-    assert of_key == {"totals": []}
+    assert of_key == {"totals": [], "from": "totals"}
+    hours = imported.json("usage", "--by", "hour")["totals"]
+    assert imported.json("usage", "--by", "hour", "--limit", "2")["totals"] == hours[-2:]
+    assert len(hours) > 2
+
+
+def test_usage_of_a_key_and_an_account(imported: Cli) -> None:
+    """Those sums are of single records, and usage says so."""
+    (record,) = imported.json("usage", "--records", "--limit", "1")["records"]
+    of_both = ["--api-key", record["apiKeyId"], "--account", record["accountId"]]
+    with imported.store() as store:
+        ids = {"api_key_id": record["apiKeyId"], "account_id": record["accountId"]}
+        count = len(store.usage(**ids))
+    found = imported.json("usage", *of_both)
+    assert found["from"] == "records"
+    assert sum(each["requests"] for each in found["totals"]) == count > 0
+    imported("usage", *of_both)
+    assert "Summed from single records" in imported.errors
+    of_one = imported.json("usage", *of_both[:2])
+    assert of_one["from"] == "totals" and imported.errors == ""
 
 
 def test_usage_records(imported: Cli) -> None:
@@ -208,7 +242,67 @@ def test_audit_and_trash(imported: Cli) -> None:
         assert store.redis.hget("apikey:k1", "name") == "研究".encode()
 
 
-def test_undelete_while_redis_is_down(cli: Cli, fresh_server: Server) -> None:
+@pytest.fixture
+def binned(imported: Cli, loaded: Server) -> Cli:
+    """As `imported`, and an API key, a user and a group of accounts were deleted."""
+    loaded.client().delete(f"apikey:{API_KEY}", USER, GROUP)
+    imported("reconcile", "--prefer", "redis", "--yes")
+    return imported
+
+
+def test_all_of_the_trash(binned: Cli, loaded: Server) -> None:
+    """trash --all shows keys that are no records, too, by the names that undelete takes."""
+    (only,) = binned.json("trash")["entries"]
+    assert only["id"] == API_KEY
+    entries = {each["id"]: each["kind"] for each in binned.json("trash", "--all")["entries"]}
+    assert entries == {API_KEY: "api_key", USER: "key", GROUP: "key"}
+    assert USER in binned("trash", "--all")
+    assert binned("undelete", USER) == "1 key brought back.\n"
+    assert loaded.client().exists(USER) and not loaded.client().exists(GROUP)
+
+
+def test_all_comes_back(binned: Cli, loaded: Server) -> None:
+    """undelete --all brings back what was deleted, or of it what was deleted since a time."""
+    assert binned.json("undelete", "--all", "--since", "2999-01-01")["keys"] == 0
+    assert binned.json("undelete", "--all", "--since", "2026-01-01T00:00")["keys"] == 3
+    assert loaded.client().exists(f"apikey:{API_KEY}", USER, GROUP) == 3
+    assert binned.json("trash", "--all") == {"entries": []}
+    binned("diff")
+
+
+def test_dry_undelete(binned: Cli, loaded: Server) -> None:
+    """undelete --dry-run shows what would come back, and brings back nothing."""
+    rows = binned.rows()
+    would = binned.json("undelete", "--all", "--dry-run")
+    assert {each["id"] for each in would["entries"]} == {API_KEY, USER, GROUP} and would["dryRun"]
+    assert API_KEY in binned("undelete", API_KEY, "--dry-run")
+    assert binned.json("undelete", "--all", "--since", "2999-01-01", "--dry-run")["entries"] == []
+    binned("undelete", "nobody", "--dry-run", status=1)
+    assert "nobody" in binned.errors
+    assert binned.rows() == rows and not loaded.client().exists(f"apikey:{API_KEY}", USER, GROUP)
+
+
+def test_the_trash_shows_no_hashes(imported: Cli, loaded: Server) -> None:
+    """By an API key's hash requests find it: as diff, trash --all names it without."""
+    loaded.client().mset({"apikey_hash:xyz": API_KEY, "lookup:" + "cd" * 32: API_KEY})
+    imported("import-redis")
+    loaded.client().delete("apikey_hash:xyz", "lookup:" + "cd" * 32)
+    imported("reconcile", "--prefer", "redis", "--yes")
+    printed = imported("trash", "--all") + str(imported.json("trash", "--all"))
+    assert "apikey_hash:(hidden)" in printed and "lookup:(hidden)" in printed
+    assert "xyz" not in printed and "cdcd" not in printed
+    assert imported.json("undelete", "--all")["keys"] == 2
+
+
+@pytest.mark.parametrize("args", [[], [API_KEY, "--all"], [API_KEY, "--since", "2026-01-01"]])
+def test_undelete_of_one_or_of_all(imported: Cli, args: list[str]) -> None:
+    """Either an id or --all, and --since with that alone."""
+    imported("undelete", *args, status=2)
+    assert "--all" in imported.errors
+
+
+@pytest.mark.parametrize("what", [API_KEY, "--all"])
+def test_undelete_while_redis_is_down(cli: Cli, fresh_server: Server, what: str) -> None:
     """undelete says that Redis was not told yet; restore-redis tells it."""
     load(fresh_server.client())
     cli.env["REDIS_URL"] = fresh_server.url
@@ -216,7 +310,7 @@ def test_undelete_while_redis_is_down(cli: Cli, fresh_server: Server) -> None:
     fresh_server.client().delete(f"apikey:{API_KEY}")
     cli("reconcile", "--prefer", "redis", "--yes")
     fresh_server.stop()
-    assert cli("undelete", API_KEY, status=1) == ""
+    assert cli("undelete", what, status=1) == ""
     assert "is back in SQLite" in cli.errors and "restore-redis" in cli.errors
     fresh_server.start()
     cli("restore-redis")
@@ -236,7 +330,8 @@ def test_restore(imported: Cli, loaded: Server) -> None:
     """restore-redis writes what Redis has lost; --dry-run only counts it."""
     loaded.client().flushall()
     would = imported.json("restore-redis", "--dry-run")
-    assert (would["api_keys"], would["accounts"]) == (6, 10) and not dump(loaded.client())
+    assert (would["apiKeysCount"], would["accountsCount"]) == (6, 10)
+    assert not dump(loaded.client())
     assert re.search(r"^of them API keys +6$", imported("restore-redis"), re.MULTILINE)
     imported("diff")
 
@@ -263,6 +358,23 @@ def test_reconcile_with_redis(disturbed: Cli) -> None:
     assert key is not None and key["name"] == "renamed"
 
 
+def test_a_redis_that_has_lost_its_keys_is_not_preferred(imported: Cli, loaded: Server) -> None:
+    """reconcile --prefer redis names the remedy, and changes nothing, unless it is told to."""
+    loaded.client().flushall()
+    rows = imported.rows()
+    for args in (["--dry-run"], ["--yes"]):
+        imported("reconcile", "--prefer", "redis", *args, status=1)
+        assert "restore-redis" in imported.errors and "(--even-if-lost)" in imported.errors
+    imported("reconcile", "--even-if-lost", "--yes", status=2)
+    assert imported.rows() == rows
+    would = imported.json("reconcile", "--prefer", "redis", "--even-if-lost", "--dry-run")
+    assert would["count"] > 200 and imported.rows() == rows
+    imported("reconcile", "--prefer", "redis", "--even-if-lost", "--yes")
+    assert imported.json("stats")["apiKeysCount"] == 0
+    assert imported.json("undelete", "--all")["keys"] == would["count"]
+    assert imported.json("stats")["apiKeysCount"] == 6
+
+
 # Upkeep.
 
 
@@ -277,8 +389,56 @@ def test_backup_and_back(imported: Cli) -> None:
     imported("restore-backup", made["path"], status=2)
     assert imported.json("restore-backup", made["path"], "--dry-run")["apiKeysCount"] == 6
     assert imported.rows() == rows and rows["api_keys"] == 5
-    assert re.search(r"apiKeysCount +6", imported("restore-backup", made["path"], "--yes"))
+    printed = imported("restore-backup", made["path"], "--yes")
+    assert re.search(r"apiKeysCount +6", printed) and f"{imported.db}.before-restore-" in printed
     assert imported.rows()["api_keys"] == 6
+    kept = imported.json("restore-backup", made["path"], "--yes")["keptPath"]
+    assert kept in map(str, imported.db.parent.glob("*.before-restore-*"))
+
+
+def test_dry_backup(imported: Cli) -> None:
+    """backup --dry-run names the old ones that would be removed; backup names those that were."""
+    old = Path(imported.json("backup", "--directory", "kept")["path"])
+    old = old.rename(old.with_name("sqlite_backup_20260101_030000.db.gz"))
+    would = imported.json("backup", "--directory", "kept", "--dry-run")
+    assert would == {"path": None, "removed": [str(old)], "dryRun": True}
+    assert f"{old} would be removed." in imported("backup", "--directory", "kept", "--dry-run")
+    assert list(old.parent.iterdir()) == [old]
+    assert imported.json("backup", "--directory", "kept")["removed"] == [str(old)]
+    assert not old.exists()
+
+
+def test_backups_lie_where_the_settings_do(imported: Cli, tmp_path: Path) -> None:
+    """With --env-file, backup and doctor begin at its directory; --directory begins here."""
+    env = tmp_path / "data" / ".env"
+    env.write_text(f"REDIS_URL={imported.env['REDIS_URL']}\nSQLITE_DB_PATH=relay.db\n")
+    made = Path(imported.json("backup", "--env-file", str(env))["path"])
+    assert made.parent == tmp_path / "data" / "backups" / "sqlite"
+    assert states(imported.json("doctor", "--env-file", str(env)))["backup"] == "ok"
+    made = Path(imported.json("backup", "--env-file", str(env), "--directory", "here")["path"])
+    assert made.parent == Path.cwd() / "here"
+
+
+def test_doctor_looks_for_backups_of_this_file(imported: Cli, tmp_path: Path) -> None:
+    """Those of another relay, in the same directory, are none."""
+    other = str(tmp_path / "other.db")
+    imported("import-redis", "--db", other)
+    imported("backup", "--db", other)
+    assert states(imported.json("doctor"))["backup"] == "note"
+    assert states(imported.json("doctor", "--db", other))["backup"] == "ok"
+
+
+def test_a_backup_of_a_newer_version(imported: Cli) -> None:
+    """restore-backup refuses it, also --dry-run, and names the remedy."""
+    with imported.store() as store:
+        store.database.write(lambda conn: conn.execute("INSERT INTO relay_migrations VALUES (99)"))
+        made = store.backup("newer")
+        store.database.write(lambda conn: conn.execute("DELETE FROM relay_migrations WHERE v=99"))
+    for args in (["--dry-run"], ["--yes"]):
+        assert imported("restore-backup", str(made), *args, status=1) == ""
+        assert "Upgrade langgraph-sqlite-saver" in imported.errors
+    assert not list(imported.db.parent.glob("*.before-restore-*"))
+    imported("diff")
 
 
 def test_restore_to_a_new_place(imported: Cli, tmp_path: Path) -> None:
@@ -335,6 +495,9 @@ def test_purge(imported: Cli) -> None:
         ["--by", "year"],
         ["--limit", "0"],
         ["--nonsense"],
+        ["--records", "--by", "day"],
+        ["--purge-older-than", "1", "--by", "day", "--yes"],
+        ["--purge-older-than", "1", "--limit", "1", "--yes"],
     ],
 )
 def test_wrong_usage(imported: Cli, args: list[str]) -> None:
@@ -417,6 +580,71 @@ def test_doctor_of_a_damaged_file(imported: Cli) -> None:
     assert "restore-backup" in json.dumps(found)
 
 
+def test_one_key_that_differs(imported: Cli, loaded: Server) -> None:
+    """doctor speaks of one as of one."""
+    loaded.client().set("new", "1")
+    assert "1 key differs" in imported("doctor", status=1)
+
+
+def test_doctor_of_what_is_no_relay_s_file(imported: Cli, tmp_path: Path) -> None:
+    """doctor says what the path names, with that remedy: nothing is to be restored over it."""
+    (tmp_path / "photo.jpg").write_bytes(bytes(range(256)) * 40)
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE t (a)")
+    wrong = {
+        tmp_path: "is a directory",
+        tmp_path / "photo.jpg": "is not a database",
+        tmp_path / "other.db": "no relay's tables",
+        tmp_path / "none.db": "does not exist",
+        tmp_path / "photo.jpg" / "none.db": "does not exist",
+    }
+    for each, reason in wrong.items():
+        found = imported.json("doctor", "--db", str(each), status=1)
+        (file,) = [each for each in found["findings"] if each["subject"] in ("file", "tables")]
+        assert reason in file["text"] and file["remedy"] and file["state"] == "problem"
+        assert "restore-backup" not in str(found) and "chmod" not in str(found)
+        assert "file://" not in str(found)
+
+
+AS_NOBODY = """
+import os, sys
+import typer.testing
+from langgraph_sqlite_saver import cli
+from langgraph_sqlite_saver.cli import relay
+cli.make_app()
+os.setgid(65534)
+os.setuid(65534)
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "reason"),
+    [
+        ("doctor", "file", "may not be read by this user"),
+        ("doctor", "directory", "Permission denied"),
+        ("stats", "file", "may not be read by this user"),
+        ("stats", "directory", "Permission denied"),
+        ("import-redis", "directory", "Permission denied"),
+    ],
+)
+def test_a_file_of_another_user(imported: Cli, command: str, closed: str, reason: str) -> None:
+    """What this user may not read is told so: it is not damaged, and nothing is to be restored."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        db = Path(place) / "data" / "relay.db"
+        db.parent.mkdir(mode=0o700 if closed == "directory" else 0o755)
+        db.write_bytes(imported.db.read_bytes())
+        db.chmod(0o600)
+        run = [sys.executable, "-c", AS_NOBODY, "relay", command, "--db", str(db)]
+        env = {**os.environ, **imported.env}
+        found = subprocess.run(run, env=env, cwd="/", capture_output=True, text=True)
+    said = found.stdout + found.stderr
+    assert found.returncode == 1 and "Traceback" not in said and "Errno" not in said
+    assert str(db) in said and reason in said and "user" in said
+    assert "restore-backup" not in said and "chmod" not in said and "file://" not in said
+
+
 def test_doctor_where_redis_tells_nothing(imported: Cli, loaded: Server) -> None:
     """Where CONFIG is forbidden, doctor says what to look after."""
     client = loaded.client()
@@ -426,6 +654,35 @@ def test_doctor_where_redis_tells_nothing(imported: Cli, loaded: Server) -> None
     client.execute_command("ACL", "DELUSER", "app")
     assert states(found)["eviction"] == states(found)["notifications"] == "note"
     assert "app" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_doctor_beside_a_follower_at_work(
+    cli: Cli,
+    loaded: Server,
+    start_following: Callable[..., Following],
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What changes all the time, and follows, is no difference; what does not follow is one."""
+    follower = start_following(loaded, way, path=cli.db).begun()
+    client, done = loaded.client(), threading.Event()
+
+    def relay() -> None:
+        while not done.wait(0.01):
+            client.hincrby("usage:busy", "totalRequests", 1)
+
+    busy = threading.Thread(target=relay)
+    busy.start()
+    try:
+        assert cli.json("doctor")["agree"]
+        follower.stop()
+        monkeypatch.setattr(doctor, "_NOTICED", 0.5)
+        monkeypatch.setattr(doctor, "_CAME_ACROSS", 0.5)
+        assert not cli.json("doctor", status=1)["agree"]
+    finally:
+        done.set()
+        busy.join()
 
 
 # What goes wrong.
@@ -461,26 +718,61 @@ def test_redis_down(imported: Cli, command: str) -> None:
 
 
 def test_stats_without_redis(imported: Cli) -> None:
-    """stats tells what the file holds also when Redis is down."""
+    """stats tells what the file holds also when Redis is down, and what is wrong with Redis."""
     assert imported.json("stats", REDIS_URL="redis://127.0.0.1:1/0")["redisUp"] is False
+    assert imported.errors.count("\n") == 1 and "redis://127.0.0.1:1/0" in imported.errors
+    assert "does not answer" in imported.errors
+    assert imported.json("stats")["redisUp"] and imported.errors == ""
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "told"),
     [
-        {"REDIS_URL": f"http://:{SECRET}@somewhere"},
-        {"REDIS_URL": f"redis://:{SECRET}@host:port/0"},
-        {"ENABLE_SQLITE": "perhaps"},
-        {"TIMEZONE_OFFSET": "far"},
-        {"TIMEZONE_OFFSET": "99"},
-        {"SQLITE_DB_PATH": "file:relay.db"},
+        ({"REDIS_URL": f"http://:{SECRET}@somewhere"}, "Redis URL"),
+        ({"REDIS_URL": f"redis://:{SECRET}@host:port/0"}, "Redis URL"),
+        ({"REDIS_URL": f"redis://:{SECRET}@host/relay"}, "Redis URL"),
+        ({"REDIS_URL": "", "REDIS_DB": "main"}, "REDIS_DB"),
+        ({"ENABLE_SQLITE": "perhaps"}, "ENABLE_SQLITE"),
+        ({"TIMEZONE_OFFSET": "far"}, "TIMEZONE_OFFSET"),
+        ({"TIMEZONE_OFFSET": "99"}, "TIMEZONE_OFFSET"),
+        ({"SQLITE_DB_PATH": "file:relay.db"}, "--db"),
     ],
 )
-def test_wrong_settings(cli: Cli, settings: dict[str, str]) -> None:
-    """Settings that cannot be meant end with status 2 and a line."""
+def test_wrong_settings(cli: Cli, settings: dict[str, str], told: str) -> None:
+    """Settings that cannot be meant end with status 2 and a line that names them."""
     assert cli("import-redis", status=2, **settings) == ""
-    assert cli.errors.count("\n") == 1 and SECRET not in cli.errors
+    assert cli.errors.count("\n") == 1 and told in cli.errors and SECRET not in cli.errors
     assert not cli.db.exists()
+
+
+def test_settings_that_redis_refuses(cli: Cli) -> None:
+    """A database that it does not have, and a cluster that it is not, are told by the setting."""
+    cli("import-redis", status=1, REDIS_URL=cli.env["REDIS_URL"].replace("/0", "/99"))
+    assert "REDIS_DB" in cli.errors and "/99" in cli.errors
+    cli("import-redis", "--cluster", status=1)
+    assert "leave out" in cli.errors and "--cluster" in cli.errors
+
+
+def test_the_url_that_is_given_counts(cli: Cli) -> None:
+    """--redis-url is looked at as REDIS_URL is, which does not matter beside it."""
+    cli("import-redis", "--redis-url", "redis://host/relay", status=2)
+    assert "Redis URL" in cli.errors
+    url = cli.env["REDIS_URL"]
+    cli("import-redis", "--redis-url", url, REDIS_URL="redis://host/relay", REDIS_PORT="x")
+
+
+@pytest.mark.parametrize("command", ["import-redis", "follow"])
+def test_a_file_that_others_may_read(cli: Cli, command: str) -> None:
+    """What is taken over into one is said to be exposed, once, with the remedy."""
+    cli("import-redis")
+    assert cli.errors == ""
+    cli.db.chmod(0o644)
+    process = cli.process(command)
+    assert process.stdout is not None
+    process.stdout.readline()  # it has begun
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=30)[1].decode()
+    assert errors.count("\n") == 1 and "0644" in errors and f"chmod 600 {cli.db}" in errors
 
 
 def test_sqlite_switched_off(cli: Cli) -> None:
@@ -535,9 +827,23 @@ def test_env_file(cli: Cli, loaded: Server, tmp_path: Path) -> None:
     )
     found = cli.json("import-redis", "--env-file", str(env), REDIS_URL="redis://127.0.0.1:1/0")
     assert found["dbPath"] == str(tmp_path / "other.db") and found["apiKeysCount"] == 6
-    cli("stats", "--env-file", str(tmp_path / "none"), status=2)
     env.write_text("SQLITE_DB_PATH=./other.db\n")
     assert cli.json("stats", "--env-file", str(env))["dbPath"] == str(tmp_path / "other.db")
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "binary", "UTF-16"])
+def test_env_files_that_are_none(cli: Cli, tmp_path: Path, kind: str) -> None:
+    """What cannot be read, or is no text, is told by its name and not taken for an empty one."""
+    env = tmp_path / "relay.env"
+    if kind == "directory":
+        env.mkdir()
+    elif kind == "binary":
+        env.write_bytes(bytes(range(256)) * 9)
+    elif kind == "UTF-16":
+        env.write_text("REDIS_DB=1\n", encoding="utf-16")
+    cli("import-redis", "--env-file", str(env), status=2)
+    assert cli.errors.startswith(f"--env-file {env}: ") and "relay's .env" in cli.errors
+    assert cli.errors.count("\n") == 1 and "Errno" not in cli.errors and not cli.db.exists()
 
 
 def test_env_values(tmp_path: Path) -> None:
@@ -600,6 +906,57 @@ def test_a_person_is_asked(disturbed: Cli) -> None:
     assert disturbed.json("diff", status=1)["count"] == 5
 
 
+def on_terminal(cli: Cli, *args: str) -> str:
+    """What a command shows on a terminal of 80 columns."""
+    mine, theirs = pty.openpty()
+    process = cli.process(*args, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = read_all(mine)
+    os.close(mine)
+    process.wait(30)
+    return shown
+
+
+def test_keys_can_be_copied_from_a_terminal(imported: Cli, loaded: Server) -> None:
+    """diff and trash break no key's name, however narrow the terminal is."""
+    long = f"usage:{API_KEY}:model:daily:claude-sonnet-4-5-20250929:2026-11-21:and-more"
+    assert len(long) > 80
+    loaded.client().set(long, "1")
+    assert long in on_terminal(imported, "diff")
+    imported("import-redis")
+    loaded.client().delete(long)
+    imported("reconcile", "--prefer", "redis", "--yes")
+    assert long in on_terminal(imported, "trash", "--all")
+
+
+def names_in(document: Any) -> set[str]:
+    """The names of a JSON document, but for those of records' own fields."""
+    if isinstance(document, list):
+        return {name for each in document for name in names_in(each)}
+    if not isinstance(document, dict):
+        return set()
+    own = {name: each for name, each in document.items() if name not in _OF_RECORDS}
+    return {*document, *names_in(list(own.values()))}
+
+
+_OF_RECORDS = {"before", "after", "extra"}
+
+
+def test_names_in_json(disturbed: Cli) -> None:
+    """Whatever the command, they are written as the guide's, apiKeysCount."""
+    archive = disturbed.json("backup")["path"]
+    commands = [
+        ["import-redis", "--dry-run"], ["restore-redis", "--dry-run"], ["diff"], ["stats"],
+        ["reconcile", "--yes"], ["usage"], ["usage", "--records"], ["audit"], ["doctor"],
+        ["backup"], ["restore-backup", archive, "--dry-run"], ["optimize"], ["trash", "--all"],
+    ]  # fmt: skip
+    found: set[str] = set()
+    for command in commands:
+        found |= names_in(disturbed.json(*command, status=1 if command == ["diff"] else 0))
+    assert {"apiKeysCount", "apiKeyId", "recordId", "cacheCreateTokens", "keptPath"} <= found
+    assert [name for name in found if not re.fullmatch("[a-z]+([A-Z][a-z]*)*", name)] == []
+
+
 def test_json_on_a_terminal(imported: Cli) -> None:
     """--json writes the document and nothing else, also to a terminal."""
     mine, theirs = pty.openpty()
@@ -607,7 +964,7 @@ def test_json_on_a_terminal(imported: Cli) -> None:
     os.close(theirs)
     shown = read_all(mine)
     os.close(mine)
-    assert process.wait(30) == 0 and json.loads(shown) == {"count": 0, "differences": []}
+    assert process.wait(30) == 0 and json.loads(shown)["count"] == 0
 
 
 def test_progress_as_lines(
@@ -652,6 +1009,49 @@ def test_without_the_extra() -> None:
     )
 
 
+RIGHTS = re.search(
+    r"^    (ACL SETUSER follower .*)$",
+    (Path(__file__).parents[2] / "docs/relay.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("mode", ["notified", "scanning", "enabling", "--no-restore"])
+def test_rights_that_are_documented_suffice(
+    cli: Cli, any_fresh_server: Server, tmp_path: Path, mode: str
+) -> None:
+    """docs/relay.md names what Redis has to allow, for each of the follower's ways."""
+    assert RIGHTS is not None
+    server, client = any_fresh_server, any_fresh_server.client()
+    load(client)
+    rights = RIGHTS[1].replace("PASSWORD", SECRET)
+    if mode == "notified":
+        server.config("notify-keyspace-events", "EA")
+    if mode == "enabling":
+        rights += " +config|set"
+    if mode == "--no-restore":
+        rights = rights.replace(" +@write", "")
+    client.execute_command(*rights.split())
+    cli.env["REDIS_URL"] = server.url.replace("redis://", f"redis://follower:{SECRET}@")
+    flags = {"enabling": ["--enable-notifications"], "--no-restore": ["--no-restore"]}
+    process = cli.process("follow", "--scan-interval", "0.2", *flags.get(mode, []))
+    try:
+        until(lambda: cli.db.exists() and imported_name(cli) is not None, "the first look")
+        client.hset(f"apikey:{API_KEY}", "name", "followed")
+        client.xadd("billing:events", {"data": "one more"})
+        until(lambda: imported_name(cli) == "followed", "the change")
+        until(lambda: agree(cli), "the stream")
+        assert states(cli.json("doctor"))["Redis"] == "ok"
+        if mode != "--no-restore":
+            client.flushall()
+            until(lambda: client.xlen("billing:events") == 6, "the restore")
+    finally:
+        process.terminate()
+        out = process.communicate(timeout=30)[0].decode()
+    assert process.returncode == 0
+    assert ("notified" in out) is (mode in ("notified", "enabling"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_follow_until_told_to_stop(cli: Cli, loaded: Server, number: int) -> None:
     """follow takes changes over until SIGTERM or SIGINT, and ends in good order."""
@@ -666,6 +1066,12 @@ def test_follow_until_told_to_stop(cli: Cli, loaded: Server, number: int) -> Non
         process.kill()
         process.wait()
     assert process.returncode == 0 and errors == b"" and ESCAPE.encode() not in out
+
+
+def agree(cli: Cli) -> bool:
+    """Whether SQLite and Redis do."""
+    with cli.store() as store:
+        return not store.diff()
 
 
 def imported_name(cli: Cli) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from langgraph_sqlite_saver.relay import ACCOUNT_TYPES
+from langgraph_sqlite_saver.relay import ACCOUNT_TYPES, RedisUnavailableError
 
 from .sample import SAMPLE, differences, dump, load
 from .servers import Cluster
@@ -101,6 +101,15 @@ def test_differences_are_put_in_step(
     assert client.exists("user:index", "new") == 2
     name = SAMPLE[f"apikey:{sample_ids()[0]}"]["value"]["name"]
     assert client.hget(f"apikey:{sample_ids()[0]}", "name") == name.encode()
+
+
+def test_node_of_a_cluster_is_not_taken_for_all_of_it(
+    open_store: Callable[..., Face], redis_cluster: Cluster, face: str
+) -> None:
+    """It has a part of the keys; the error says how to have them all."""
+    store = open_store(redis_cluster, face, cluster=False, heal=False)
+    with pytest.raises(RedisUnavailableError, match="--cluster"):
+        store.import_from_redis()
 
 
 def test_cluster_alone_keeps_records(

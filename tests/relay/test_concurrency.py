@@ -446,6 +446,8 @@ def test_a_child_brings_to_redis_what_it_refused(path: Path, redis_server: Serve
     """By itself, as its parent does, and with a store that its parent opened."""
     code = f"""
         {FORKING.strip().replace(chr(10), chr(10) + "    ")}
+        import logging
+        logging.disable()  # the outage is told of
         store = RelayStore(path, url)
         store.save_api_key(fields_at(KEY, 1))
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,17 @@ def test_variable_sets_an_argument(environ: dict[str, str], name: str, value: An
 @pytest.mark.parametrize(
     "name", ["ENABLE_SQLITE", "REDIS_PORT", "REDIS_DB", "REDIS_ENABLE_TLS", "TIMEZONE_OFFSET"]
 )
-@pytest.mark.parametrize("text", ["maybe", "1x", "-"])
+@pytest.mark.parametrize("text", ["maybe", "1x", "-", "\u00b2"])
 def test_wrong_value_is_told_by_the_variables_name(name: str, text: str, face: str) -> None:
     """Nothing is guessed."""
     with pytest.raises(InvalidInputError, match=name):
         KIND[face].from_env({name: text})
 
 
-@pytest.mark.parametrize("text", ["25", "-24", "nan", "inf"])
+@pytest.mark.parametrize("text", ["25", "-24", "99", "nan", "inf", "1e300"])
 def test_offset_is_that_of_a_zone(text: str) -> None:
-    """Less than a day either way."""
-    with pytest.raises(InvalidInputError, match="offset"):
+    """Less than a day either way; told by the variable's name, with an example."""
+    with pytest.raises(InvalidInputError, match=r"TIMEZONE_OFFSET .* as 8"):
         RelayStore.from_env({"TIMEZONE_OFFSET": text})
 
 
@@ -136,8 +137,22 @@ def test_store_needs_a_side(face: str) -> None:
         KIND[face](None, None)
 
 
-@pytest.mark.parametrize("url", ["http://host", "redis://host:port", "nonsense"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host", "redis://host:port", "nonsense", "redis://host/relay", "redis://host/-1",
+        "rediss://host:1/0/1", "redis://u:hush/w@host",
+    ],
+)  # fmt: skip
 def test_url_that_is_none_is_refused(url: str) -> None:
-    """When the store is made, with what one looks like."""
-    with pytest.raises(InvalidInputError, match="redis://"):
+    """When the store is made, with what one looks like; a name is not taken for database 0."""
+    with pytest.raises(InvalidInputError, match="redis://") as caught:
         RelayStore("a.db", url)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://host", "redis://host/", "redis://host/12", "unix:///a/b"])
+def test_other_urls_are_taken(url: str) -> None:
+    """Without a database, with one, and a socket's path."""
+    with closing(RelayStore("a.db", url, heal=False)) as store:
+        assert store.target is not None and store.target.url == url

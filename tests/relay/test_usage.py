@@ -26,7 +26,7 @@ from langgraph_sqlite_saver.relay import (
     UsageRecord,
 )
 
-from .servers import until
+from .servers import Server, until
 from .stores import Face, api_key, at_once, face, open_store, path, query
 
 NOON = "2026-11-21T12:00:00.000Z"
@@ -164,6 +164,29 @@ def test_usage_of_an_unknown_key_waits_for_it(store: Face) -> None:
     assert store.stats()["unplacedUsageCount"] == 0
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"cost": 99.0, "inputTokens": 7, "model": "other", "note": "n"},
+        {"timestamp": None, "outputTokens": "12", "statusCode": 500},
+        {"timestamp": "some time", "accountId": "acc-2", "totalTokens": 1},
+        {"model": "", "extra": {"cost": 2}, "errorMessage": "none"},
+        {"api_key_id": "key-1", "durationMs": None},
+        None,
+    ],
+)
+def test_usage_of_an_unknown_key_stays_what_it_is(store: Face, extra: Any) -> None:
+    """Whatever extra names, and as with a key that is known."""
+    for id in ("key-1", "later"):
+        store.record_usage(used(id, cost=1.5, input_tokens=5, extra=extra), wait=True)
+    store.save_api_key(api_key("later"))
+    for id in ("key-1", "later"):
+        (found,) = store.usage(api_key_id=id)
+        assert found == used(id, cost=1.5, input_tokens=5, extra=extra, record_id=found.record_id)
+    read = "SELECT total_requests, total_cost, total_input_tokens FROM api_keys ORDER BY id"
+    assert store.query(read) == [(1, 1.5, 5)] * 2
+
+
 def costs_of_day(store: Face) -> list[float]:
     return [each.cost for each in store.usage_totals(by="day")]
 
@@ -280,6 +303,45 @@ def test_range_holds_for_times_of_any_zone(store: Face) -> None:
     assert store.purge_usage(noon + timedelta(hours=1), dry_run=True) == 1
 
 
+@pytest.mark.parametrize(
+    "timestamp", ["2026-11-21T20:99:99 no time Z", "2026-11-21T20:00:60.000Z", "2026-11-21T20Z\n"]
+)
+def test_time_that_begins_like_a_known_one_is_looked_at(store: Face, timestamp: str) -> None:
+    """All of it, and not its hour alone."""
+    store.record_usage(used(timestamp="2026-11-21T20:00:00.000Z"), wait=True)
+    with pytest.raises(InvalidInputError, match="ISO 8601"):
+        store.record_usage(used(timestamp=timestamp))
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        "2026-11-21T12:00:00Z",
+        "2026-11-21T12:00:00.000000Z",
+        "2026-11-21T12:00:00",
+        "2026-11-21 12:00Z",
+    ],
+)
+def test_times_are_stored_as_the_relay_writes_them(store: Face, timestamp: str) -> None:
+    """So that they can be compared as text."""
+    store.record_usage(used(timestamp=timestamp), wait=True)
+    assert [record.timestamp for record in store.usage()] == [NOON]
+
+
+def test_page_goes_on_where_a_deleted_record_was(store: Face) -> None:
+    """The records behind it are there, each once."""
+    store.save_api_key(api_key("key-2"))
+    ids = ["key-1", "key-2"] * 3
+    times = [f"2026-11-21T10:0{n}:00.000Z" for n in range(6)]
+    store.record_usages([used(id, timestamp=t) for id, t in zip(ids, times, strict=True)])
+    store.flush()
+    cursor = store.usage(limit=2)[-1]
+    assert cursor.timestamp == times[4]
+    store.delete_api_key(cursor.api_key_id)
+    page = store.usage(after=cursor.record_id)
+    assert [record.timestamp for record in page] == [times[3], times[1]]
+
+
 def test_pages_have_no_gap_and_no_repeat(store: Face) -> None:
     """Newest first, also among equal times and where records come in between."""
     times = [f"2026-11-21T00:00:{n % 3:02}.000Z" for n in range(23)]
@@ -323,7 +385,7 @@ def test_zone_may_be_half_an_hour_off(open_store: Callable[..., Face]) -> None:
 
 
 def test_totals_are_filtered(store: Face) -> None:
-    """By key, account, both, model, and the periods that begin in a range."""
+    """By key, account, both, model, and the periods that a range touches."""
     store.save_api_key(api_key("key-2"))
     store.record_usages(
         [
@@ -343,9 +405,59 @@ def test_totals_are_filtered(store: Face) -> None:
     assert sums(api_key_id="key-1", account_id="acc-1") == [1]
     assert sums(model="n") == [4]
     assert sums(since=datetime(2026, 11, 21, tzinfo=UTC)) == [6]
-    assert sums(until=datetime(2026, 11, 21, tzinfo=UTC)) == [1]
+    assert sums(until=datetime(2026, 11, 20, 16, tzinfo=UTC)) == [1]
+    assert sums(until=datetime(2026, 11, 20, 16, 0, 1, tzinfo=UTC)) == [1, 6]
     with pytest.raises(InvalidInputError, match="'hour', 'day' or 'month'"):
         store.usage_totals(by="year")
+
+
+@pytest.mark.parametrize("by", ["hour", "day", "month"])
+def test_totals_up_to_now_have_the_period_that_lasts(store: Face, by: str) -> None:
+    """Also those of a key and an account together."""
+    store.record_usage(
+        used(timestamp="2026-11-21T10:10:00.000Z", cost=1, account_id="acc-1"), wait=True
+    )
+    month, now = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 21, 10, 30, tzinfo=UTC)
+    for account in ({}, {"account_id": "acc-1"}):
+        wanted = {"api_key_id": "key-1", **account}
+        for since in (month, now - timedelta(minutes=5), None):
+            (found,) = store.usage_totals(by=by, since=since, until=now, **wanted)
+            assert found.requests == 1
+
+
+@pytest.mark.parametrize("offset", [8, 5.5, -3])
+def test_totals_have_whole_periods_however_they_are_summed(
+    open_store: Callable[..., Face], offset: float
+) -> None:
+    """Those that began before the range ends and end after it begins."""
+    store = open_store(None, timezone_offset=offset)
+    store.save_api_key(api_key())
+    begin, minute = datetime(2026, 10, 31, 12, tzinfo=UTC), timedelta(minutes=1)
+    zone = timezone(timedelta(hours=offset))
+    names = [(begin + n * minute).astimezone(zone).isoformat() for n in range(2000)]
+    for n in range(0, 2000, 25):
+        when = (begin + n * minute).isoformat()
+        store.record_usage(used(timestamp=when, account_id="acc", input_tokens=n))
+    store.flush()
+    for first, last in [(0, 1976), (0, 1), (90, 130), (200, 230), (240, 480), (700, 1975)]:
+        wanted = {"since": begin + first * minute, "until": begin + last * minute}
+        for by, length in (("hour", 13), ("day", 10), ("month", 7)):
+            kept = store.usage_totals(by=by, api_key_id="key-1", **wanted)
+            assert kept == store.usage_totals(by=by, api_key_id="key-1", account_id="acc", **wanted)
+            touched = {name[:length] for name in names[first:last]}
+            assert [each.start for each in kept] == sorted(touched)
+
+
+def test_range_that_time_cannot_tell_is_refused(store: Face) -> None:
+    """By an error that says so."""
+    for account in ({}, {"account_id": "acc-1"}):
+        for edge in ({"since": datetime.min}, {"until": datetime.min.replace(tzinfo=UTC)}):
+            zone = {
+                name: when.replace(tzinfo=timezone(timedelta(hours=9)))
+                for name, when in edge.items()
+            }
+            with pytest.raises(InvalidInputError, match="time of this age"):
+                store.usage_totals(api_key_id="key-1", **account, **zone)
 
 
 def test_old_usage_is_purged_and_totals_stay(store: Face) -> None:
@@ -362,6 +474,28 @@ def test_old_usage_is_purged_and_totals_stay(store: Face) -> None:
     assert len(store.usage()) == 1
     assert store.query("SELECT total_requests, total_cost FROM api_keys") == [(5, 5.0)]
     assert sum(each.requests for each in store.usage_totals(by="month")) == 5
+
+
+def test_old_usage_without_a_place_is_purged_too(
+    open_store: Callable[..., Face], redis_server: Server
+) -> None:
+    """By the time that it tells; what tells none stays."""
+    old = "2020-01-01T00:00:00.000Z"
+    entries = ["no JSON", "{}", f'{{"timestamp": "{old}"}}', f'{{"timestamp": "{NOON}"}}']
+    redis_server.client().rpush("usage:records:gone", *entries)
+    store = open_store(redis_server)
+    store.import_from_redis()
+    store.record_usages([used("gone", timestamp=old), used("gone")], wait=True)
+    store.save_api_key(api_key())
+    store.record_usage(used(timestamp=old), wait=True)
+    limit = datetime(2021, 1, 1, tzinfo=UTC)
+    assert store.purge_usage(limit, dry_run=True) == 3
+    assert store.purge_usage(limit) == 3
+    assert store.purge_usage(limit) == 0
+    left = store.query("SELECT entry FROM usage_unplaced ORDER BY entry")
+    assert [entry[:28] for (entry,) in left] == [
+        *sorted(["no JSON", "{}", entries[3][:28], f'{{"timestamp":"{NOON}"}}'[:28]])
+    ]
 
 
 @pytest.mark.parametrize("age", [timedelta(seconds=-1), 30, "2020"])

@@ -295,12 +295,12 @@ def _arrange(point: str, reach: Callable[[], None]) -> list[Callable[[], None]]:
 
     tell = logic.tell
 
-    def telling(client: Any, commands: Sequence[Command]) -> None:
+    def telling(client: Any, commands: Sequence[Command], heard: int = 0) -> list[Any]:
         if begin():
             if some := commands[: len(commands) // 2]:
-                tell(client, some)
+                tell(client, some, heard)
             arrive()
-        tell(client, commands)
+        return tell(client, commands, heard)
 
     logic.tell = telling
     if point == "told":
