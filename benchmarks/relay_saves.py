@@ -145,9 +145,9 @@ def _listening() -> Iterator[list[Commands]]:
     heard: list[Commands] = []
     tell = logic.tell
 
-    def hear(client: redis.Redis, commands: Commands, answers: int = 0) -> list[Any]:
+    def hear(client: redis.Redis, commands: Commands, **options: Any) -> list[Any]:
         heard.append(commands)
-        return tell(client, commands, answers)
+        return tell(client, commands, **options)
 
     logic.tell = hear
     try:
