@@ -183,7 +183,7 @@ def restore_redis(place: Place, dry_run: DryRun = False) -> None:
             store.drain()
         found = store.restore(progress=report, dry_run=dry_run)
         if not dry_run:
-            store.note_source(about)
+            store.healer.note_source(about)
     if place.json:
         figures = {"apiKeysCount": found.api_keys, "accountsCount": found.accounts}
         counts = {"keys": found.keys, "present": found.present, "loss": found.loss}
@@ -271,7 +271,7 @@ def _reconciled(
         store.drain()
     with output.progress("putting in step", quiet=place.json) as report:
         found = store.reconcile(prefer.value, even_if_lost=even_if_lost, progress=report)
-    store.note_source(about)
+    store.healer.note_source(about)
     return found
 
 

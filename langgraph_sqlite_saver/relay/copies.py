@@ -60,7 +60,7 @@ def _has_back_what_was_deleted(store: RelayStore) -> bool:
 
 def _side_by_side(store: RelayStore, page: Sequence[Row]) -> list[tuple[Row, Value, Found]]:
     held = store.database.read(keys.values_of, page)
-    there = store.mirror.look([row.key for row in page])
+    there = store.healer.mirror.look([row.key for row in page])
     return list(zip(page, held, there, strict=True))
 
 

@@ -163,7 +163,7 @@ class Follower:
         return False
 
     def _follow(self) -> None:
-        self._mirror = self._store.mirror
+        self._mirror = self._store.healer.mirror
         self._listen()
         self._about = server.info(self._store.redis)
         self._followed_at = int(self._store.database.read(keys.state, "followed_at") or 0)
@@ -204,7 +204,7 @@ class Follower:
 
     @property
     def _restorer(self) -> Restorer:
-        return self._store.restorer_until(self._stop.is_set)
+        return self._store.healer.restorer_until(self._stop.is_set)
 
     # Whether the source is the one it was.
 
@@ -224,7 +224,7 @@ class Follower:
                     self._restorer.bury()
         self._lost = False
         self._told_before.clear()
-        self._store.note_source(about)
+        self._store.healer.note_source(about)
         if self._restores and database.read(outbox.count):
             self._store.drain()
         self._pass(mirror_deletions=same)

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from typing_extensions import Self
 
 from ..database import (
     Database,
-    DatabaseClosedError,
     InvalidInputError,
     PragmaValue,
     StorageError,
@@ -31,7 +29,6 @@ from . import (
     figures,
     history,
     keys,
-    layout,
     outbox,
     records,
     redis_only,
@@ -52,11 +49,12 @@ from .errors import (
     UsageNotStoredError,
     where,
 )
-from .logic import Health, Logic
+from .healing import Healer, closed
+from .health import Health
+from .logic import Logic
 from .losses import Restored
-from .mirror import Mirror, Taken
+from .mirror import Taken
 from .redis_only import RedisOnly
-from .restoring import Restorer
 from .schema import SCHEMA
 from .server import Clients, Target
 from .times import Buckets, cutoff, utc_text
@@ -72,8 +70,6 @@ _WATCH = 1.0
 _PURGED_AT_ONCE = 5000
 
 _log = logging.getLogger(__name__)
-_AGAIN = 3
-
 
 _stores: weakref.WeakSet[RelayStore] = weakref.WeakSet()
 
@@ -146,6 +142,7 @@ class RelayStore:
             raise InvalidInputError("a store needs a path, or a Redis, or both")
         self._heals = heal
         self._health = Health()
+        self._closed = threading.Event()
         self.path = path
         self.target: Target | None = None
         if redis_url is not None:
@@ -156,19 +153,23 @@ class RelayStore:
             _ = self._clients.raw  # a URL that cannot be read is told of at once
         self._buckets = Buckets(timezone_offset)
         self._database: Database | None = None
+        self._healer: Healer | None = None
         self._records: Logic | RedisOnly = RedisOnly(self._clients)
         if path is not None:
             self._database = Database(
                 path, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout
             )
-            self._records = Logic(
+            self._records = logic = Logic(
                 self._database,
                 self._clients,
                 self._health,
                 self._buckets,
                 strict=strict,
                 watched=heal,
-                is_known=self._is_known,
+                is_known=lambda: self.healer.is_known(),
+            )
+            self._healer = Healer(
+                self._database, self._clients, logic, self._buckets, self._closed.is_set
             )
             if self._database.path is not None:
                 self._database.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,9 +180,6 @@ class RelayStore:
         self._ends_after_opening = False
         # The process that did: a child of it has no threads.
         self._opened_by: int | None = None
-        # Whether what earlier processes left has been brought to Redis.
-        self._drained = False
-        self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         _stores.add(self)
 
@@ -245,7 +243,7 @@ class RelayStore:
         background. Raises DatabaseClosedError after `close`.
         """
         if self._closed.is_set():
-            raise _closed()
+            raise closed()
         with self._opening:
             if self._opened_by == os.getpid() or self._opener == threading.get_ident():
                 return
@@ -257,7 +255,7 @@ class RelayStore:
                 if self._ends_after_opening:
                     self._end()
         if self._closed.is_set():
-            raise _closed()
+            raise closed()
 
     def _open(self) -> None:
         if self._database is not None:
@@ -265,7 +263,7 @@ class RelayStore:
         if self._database is not None and self._heals and self.target is not None:
             self._health.is_unmet = self._database.read(saving.is_first_meeting)
             self._health.connected()
-            self._heal()
+            self.healer.heal()
             if not self._closed.is_set():
                 self._watch()
         self._opened_by = os.getpid()
@@ -323,91 +321,6 @@ class RelayStore:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _heal(self) -> None:
-        """Bring Redis up to date, and all of it if it is not the one it was."""
-        try:
-            about, suspicions = self._look()
-            # In this order: one record that is brought there makes a loss look smaller.
-            if not self._knows(about):
-                self._bring_together(about)
-                self.note_source(about)
-            self._health.is_unmet = False
-            self._logic.drain(everything=True)
-            self._drained = True
-            self._trust(suspicions)
-            self._health.came_back()
-        except RedisUnavailableError as error:
-            self._health.went_down(error)
-
-    def _look(self) -> tuple[server.ServerInfo, int]:
-        """What Redis says of itself, and which suspicions that can clear."""
-        for _ in range(_AGAIN):
-            suspicions = self._health.suspicions
-            about = server.info(self.redis)
-            if suspicions == self._health.suspicions:
-                break
-        return about, suspicions
-
-    def _trust(self, suspicions: int) -> None:
-        """Believe what Redis answers; connections that were made since are looked at first."""
-        for _ in range(_AGAIN):
-            if self._health.is_the_one_it_was(suspicions):
-                return
-            about, suspicions = self._look()
-            if not self._knows(about):
-                return
-
-    def _is_known(self) -> bool:
-        """Whether Redis is the one it was, and has been brought up to date; if so, believe it."""
-        if not self._drained:
-            return False
-        try:
-            about, suspicions = self._look()
-            return self._knows(about) and self._health.is_the_one_it_was(suspicions)
-        except RedisUnavailableError as error:
-            self._health.went_down(error)
-            return False
-
-    def _bring_together(self, about: server.ServerInfo) -> None:
-        """Another Redis than was seen last, or one that has lost its keys."""
-        is_new = self.database.read(saving.is_first_meeting)
-        if about.keys and (is_new or not self.database.read(keys.count)):
-            self._import(about, None, dry_run=False)  # whose layout saves have to follow
-        else:
-            started = about.identity != self.database.read(keys.state, "identity")
-            self.restorer.restore(may_be_older=started and not about.appends)
-
-    def _knows(self, about: server.ServerInfo) -> bool:
-        """Whether this is the Redis that was seen last, with what it had."""
-        if about.keys == 0 and self._lacks_all():
-            return False
-        noted = [self.database.read(keys.state, name) for name in ("identity", "flushes")]
-        return noted == [about.identity, str(about.flushes)]
-
-    def _lacks_all(self) -> bool:
-        """Whether Redis is empty and should not be; it may be a save that it is just told of."""
-        if self.database.read(outbox.count) or not self.database.read(keys.count):
-            return False
-        return server.info(self.redis).keys == 0
-
-    def _tick(self) -> None:
-        """What the background does from time to time."""
-        self._logic.sweep()
-        waiting = self._health.failed + self._health.untaken
-        try:
-            about, suspicions = self._look()
-            if not (self._drained and self._knows(about)):
-                self._heal()
-                return
-            if self.database.read(outbox.count):
-                self._logic.drain()
-            else:
-                self._health.drained(waiting)
-            self._trust(suspicions)
-            self._health.came_back()
-        except RedisUnavailableError as error:
-            self._health.went_down(error)
-
     @property
     def _logic(self) -> Logic:
         if not isinstance(self._records, Logic):
@@ -421,13 +334,11 @@ class RelayStore:
         return self._records
 
     @property
-    def restorer(self) -> Restorer:
-        """What brings back to Redis what it has lost."""
-        return self.restorer_until(self._closed.is_set)
-
-    def restorer_until(self, stopping: Callable[[], bool]) -> Restorer:
-        """The same; it gives up when `stopping` says so."""
-        return Restorer(self.database, self._clients, self._logic, stopping)
+    def healer(self) -> Healer:
+        """What brings SQLite and Redis together."""
+        if self._healer is None:
+            raise self.without_sqlite()
+        return self._healer
 
     def connect(self, *, retries: int) -> Redis:
         """One more client, for its caller to close."""
@@ -435,19 +346,9 @@ class RelayStore:
             raise RedisUnavailableError("the store was opened without a Redis")
         return self.target.connect(retries=retries)
 
-    @property
-    def mirror(self) -> Mirror:
-        """What takes keys over from Redis."""
-        return Mirror(self.database, self.redis, self._buckets)
-
     def drain(self) -> int:
         """Bring to Redis what waits in the outbox and is due; how many changes that were."""
         return self._logic.drain()
-
-    def note_source(self, about: server.ServerInfo) -> None:
-        """Note which Redis it is whose keys SQLite has."""
-        self.database.write(keys.set_state, "identity", about.identity)
-        self.database.write(keys.set_state, "flushes", str(about.flushes))
 
     # API keys.
 
@@ -676,54 +577,7 @@ class RelayStore:
         `restore()` brings the rest together.
         """
         self.open()
-        return self._import(server.info(self.redis), progress, dry_run=dry_run)
-
-    def _import(
-        self, about: server.ServerInfo, progress: Progress | None, *, dry_run: bool
-    ) -> Taken:
-        self._logic.sweep()
-        total = Taken()
-        meets = not dry_run and self.database.read(saving.is_first_meeting)
-        lost = not meets and self._has_lost_keys(about)
-        take_over = partial(
-            self.mirror.take_over, dry_run=dry_run, guard=partial(self._check_same, about)
-        )
-        if meets:
-            self.database.write(saving.set_places_aside)
-        seen = 0
-        for names in server.scan(self.redis):
-            # What was saved before stays in the lookup, which an import replaces else.
-            later = [layout.HASH_MAP] if meets and layout.HASH_MAP in names else []
-            total.add(take_over([name for name in names if name not in later], additions_only=lost))
-            total.left += later
-            seen += len(names)
-            if progress is not None:
-                progress(seen, max(about.keys, seen))
-        for _ in range(0 if lost else _AGAIN):  # saves came in between
-            left, total.left = total.left, []
-            if meets and self.database.write(partial(saving.set_places_aside, again=True)):
-                left.append(layout.INDEX_VERSION)
-            lookup = [name for name in left if meets and name == layout.HASH_MAP]
-            total.add(take_over(lookup, additions_only=True))
-            total.add(take_over([name for name in left if name not in lookup]))
-        if meets:
-            self.database.write(saving.settle, total.left)
-        total.missing.clear()
-        if not (dry_run or lost):
-            self.note_source(about)
-        return total
-
-    def _check_same(self, about: server.ServerInfo) -> None:
-        if self._closed.is_set():
-            raise _closed()
-        now = server.info(self.redis)
-        if (now.identity, now.flushes) != (about.identity, about.flushes):
-            raise RedisUnavailableError("Redis was restarted or emptied meanwhile: call again")
-
-    def _has_lost_keys(self, about: server.ServerInfo) -> bool:
-        if self._knows(about) or not self.database.read(keys.count):
-            return False
-        return self.restorer.assess().loss != "none"
+        return self.healer.take_over(server.info(self.redis), progress, dry_run=dry_run)
 
     def restore(self, *, progress: Progress | None = None, dry_run: bool = False) -> Restored:
         """Write to Redis what it has lost; keys that it has stay as they are.
@@ -733,9 +587,9 @@ class RelayStore:
         """
         self.open()
         about = server.info(self.redis)
-        restored = self.restorer.restore(progress=progress, dry_run=dry_run)
+        restored = self.healer.restorer.restore(progress=progress, dry_run=dry_run)
         if not dry_run:
-            self.note_source(about)
+            self.healer.note_source(about)
         return restored
 
     def diff(
@@ -781,12 +635,12 @@ class RelayStore:
         if not dry_run:
             about = server.info(self.redis)
             self._comparison().reconcile(prefer, found)
-            self.note_source(about)
+            self.healer.note_source(about)
         return found
 
     def _refuse_what_has_lost_keys(self) -> None:
-        found = self.restorer.assess()
-        known = self._knows(server.info(self.redis))
+        found = self.healer.restorer.assess()
+        known = self.healer.knows(server.info(self.redis))
         if found.loss == "total" or (found.loss != "none" and not known):
             raise RedisLostKeysError(
                 f"Redis lacks {found.keys:,} keys, and was emptied or restarted: they are lost, "
@@ -796,7 +650,7 @@ class RelayStore:
 
     def _comparison(self) -> Comparison:
         self._logic.sweep()
-        return Comparison(self.database, self.redis, self._logic, self.mirror)
+        return Comparison(self.database, self.redis, self._logic, self.healer.mirror)
 
     def trash(self, *, limit: int = 100, everything: bool = False) -> list[TrashEntry]:
         """Records whose deletion in Redis was mirrored, the last one first; kept for 30 days.
@@ -886,10 +740,6 @@ class RelayStore:
         )
 
 
-def _closed() -> DatabaseClosedError:
-    return DatabaseClosedError("the store was closed: open a new one")
-
-
 def _checked(actor: str) -> str:
     records.checked_bytes(actor, "the actor")
     return actor
@@ -908,7 +758,7 @@ def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: thread
         if alive is None or closed.is_set():
             return
         try:
-            alive._tick()
+            alive.healer.tick()
         except StorageError:
             pass  # the next call meets it too, and has a caller to tell
         except Exception as error:  # the others go on

@@ -22,7 +22,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from langgraph_sqlite_saver.relay import AsyncRelayStore, RelayStore, UsageRecord, logic
+from langgraph_sqlite_saver.relay import (
+    AsyncRelayStore,
+    RelayStore,
+    UsageRecord,
+    health,
+    logic,
+)
 from langgraph_sqlite_saver.relay import store as relay_store
 
 from .servers import Server, until
@@ -296,6 +302,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store looks at Redis often, so that nobody waits for it here."""
     monkeypatch.setattr(relay_store, "_WATCH", 0.02)
     monkeypatch.setattr(logic, "_PATIENCE", 0.02)
+    monkeypatch.setattr(health, "_PATIENCE", 0.02)
 
 
 # To find the shortest sequence that fails takes a while.

@@ -13,7 +13,8 @@ from database.helpers import run_script
 from langgraph_sqlite_saver.database import InvalidTypeError
 from langgraph_sqlite_saver.relay import RelayStore, UsageRecord
 from langgraph_sqlite_saver.relay.comparing import Difference
-from langgraph_sqlite_saver.relay.logic import Health
+from langgraph_sqlite_saver.relay.healing import Healer
+from langgraph_sqlite_saver.relay.health import Health
 
 from .sample import differences, dump
 from .servers import Server, until
@@ -192,7 +193,7 @@ def test_answer_by_which_a_restart_is_noticed_is_not_believed(
     server.client().save()
     store.delete_api_key("read")
     store.delete_api_key("found")
-    monkeypatch.setattr(RelayStore, "_tick", lambda _: None)
+    monkeypatch.setattr(Healer, "tick", lambda _: None)
     server.restart()
     assert store.get_api_key("read") is None
     assert store.find_api_key("hash-of-found") is None
