@@ -62,12 +62,14 @@ class Healer:
         """Bring Redis up to date, and all of it if it is not the one it was."""
         try:
             about, suspicions = self._look()
+            there = self._logic.look_at_what_waits()
             # In this order: one record that is brought there makes a loss look smaller.
             if not self.knows(about):
                 self._bring_together(about)
                 self.note_source(about)
             self._logic.health.is_unmet = False
             self._logic.drain(everything=True)
+            self._logic.leave(there)
             self._drained = True
             self._trust(suspicions)
             self._logic.health.came_back()

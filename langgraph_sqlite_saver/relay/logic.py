@@ -6,7 +6,7 @@ SQLite commits first, then Redis is told; it answers reads, and SQLite those tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeGuard
@@ -115,17 +115,22 @@ class Logic:
 
     def get(self, place: Place, key: bytes) -> dict[str, Any] | None:
         """A record's fields: from Redis, or from SQLite and then back into Redis."""
+        is_missing = False
         if self._may_answer():
             try:
                 (reply,) = ask(self._clients.text, Ask((records.ask_for(place, key),)))
                 # It may have been restarted, from an older copy, when it was asked.
-                if reply and self._may_answer():
+                if self._may_answer():
                     found = fields_of_reply(place, reply)
                     if found and ("id" in found or not self._has_id(place, key, reply)):
                         return found
+                    is_missing = True
             except RedisUnavailableError as error:
                 self.health.went_down(error)
-        return self._from_sqlite(place, key)
+        known = self._database.read(saving.fields, place, key)
+        if known is not None and is_missing:
+            self._put_back(place, key, whole=True)
+        return known
 
     def _may_answer(self) -> bool:
         """Whether Redis' answers count; where connections were made anew, it is looked at."""
@@ -175,12 +180,6 @@ class Logic:
             except RedisUnavailableError as error:
                 self.health.went_down(error)
         return self._database.read(saving.id_of_hash, hashed), is_missing
-
-    def _from_sqlite(self, place: Place, key: bytes) -> dict[str, Any] | None:
-        found = self._database.read(saving.fields, place, key)
-        if found is not None:
-            self._put_back(place, key, whole=True)
-        return found
 
     def _put_back(self, place: Place, key: bytes, *, whole: bool) -> None:
         """Give Redis what it has lost of a record, if it can take it."""
@@ -301,6 +300,15 @@ class Logic:
         for place, key, fields in there:
             self._leave(place, key, fields, named=changes)
         return rows
+
+    def look_at_what_waits(self) -> list[tuple[Place, bytes, dict[str, Any]]]:
+        """What Redis has of the records that it is to be told of: `leave` wants it afterwards."""
+        return self._look([(key, None) for key in self._database.read(outbox.named_keys)])
+
+    def leave(self, there: Iterable[tuple[Place, bytes, dict[str, Any]]]) -> None:
+        """Have records leave the places that they had in Redis, and have not by what is here."""
+        for place, key, fields in there:
+            self._leave(place, key, fields)
 
     def _look(self, changes: Sequence[Change]) -> list[tuple[Place, bytes, dict[str, Any]]]:
         """What Redis has of the records among some changes."""
