@@ -54,6 +54,7 @@ from langgraph_sqlite_saver.relay.backups import (
 from langgraph_sqlite_saver.relay.schema import SCHEMA
 
 NOON = datetime(2025, 1, 24, 12)
+SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 IMPORTS = "from langgraph_sqlite_saver.relay.backups import *\n"
 
 
@@ -788,7 +789,7 @@ def test_killed_at_any_moment_the_file_is_the_old_or_the_new(path: Path, folder:
         process.stdout.readline()
         takes = time.monotonic() - began
     found = []
-    for _ in range(20):
+    for _ in range(50 if SOAK else 8):
         with restoring() as process:
             time.sleep(chance.uniform(0, 1.1 * takes))
             process.send_signal(signal.SIGKILL)
