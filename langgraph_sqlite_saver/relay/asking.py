@@ -131,7 +131,8 @@ def explained(error: Exception, command: Command) -> RedisUnavailableError:
             f"Redis does not answer ({name}). Check REDIS_HOST, REDIS_PORT and REDIS_PASSWORD or "
             "REDIS_URL, and that it runs."
         )
-    refusal = f"Redis refused {command[0]} ({name}: {text.split(' ', 1)[0].rstrip(_MARKS)})."
+    code = text.split(" ", 1)[0].rstrip(_MARKS)
+    refusal = f"Redis refused {command[0]} ({name}: {code})."
     if _writes(command):
         remedy = (
             "Nothing that SQLite has is lost: it is written to Redis as soon as that takes it; see "
@@ -139,9 +140,16 @@ def explained(error: Exception, command: Command) -> RedisUnavailableError:
         )
     else:
         remedy = "See its log and the rights of this user."
-    return RedisUnavailableError(f"{refusal} {remedy}", answered=True)
+    return RedisUnavailableError(
+        f"{refusal} {remedy}",
+        answered=True,
+        refuses_all=isinstance(error, _GENERAL) or code in _GENERAL_CODES,
+    )
 
 
+# Redis is full, a replica, cannot save: whatever is written to it.
+_GENERAL = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+_GENERAL_CODES = {"MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"}
 _MARKS = ":,'"
 
 _ONE_DATABASE = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from .keys import Row
 from .layout import column
 from .logic import Logic
 from .mirror import BATCH, Found, Mirror, same_time
-from .values import Value
+from .values import Member, Value
 
 Progress = Callable[[int, int], None]
 Kind = Literal["missing in Redis", "missing in SQLite", "differs"]
@@ -110,9 +110,11 @@ class Comparison:
         behind = [d.key for d in found if d.kind == "missing in Redis"]
         differing = [d.key for d in found if d.kind == "differs"]
         if prefer == "sqlite":
-            deleted = [key for key in ahead if self._database.read(outbox.is_buried, key)]
+            deleted = {key for key in ahead if self._database.read(outbox.is_buried, key)}
+            new = {key for key in ahead if key not in deleted}
+            self._mirror.take_over(new)
+            self._take_places_over(new, [key for key in differing if layout.is_index(key)])
             self._bring([*behind, *differing, *deleted])
-            self._mirror.take_over(ahead)
         else:
             before = self._database.read(keys.revision)
             self._database.write(outbox.give_up, [*ahead, *differing])
@@ -122,10 +124,27 @@ class Comparison:
                 part = behind[start : start + BATCH]
                 self._database.write(trash.discard, part, "reconcile", before)
 
+    def _take_places_over(self, records: Set[bytes], indexes: Sequence[bytes]) -> None:
+        """Keep where these records stand in indexes of Redis, which are to be replaced."""
+        for found in self._mirror.look(indexes):
+            members = found.value.members() if found.value is not None else []
+            places = {
+                (found.key, member[0]): member
+                for member in members
+                if layout.record_of(found.key, *member) in records | {None}
+            }
+            self._database.write(_add_places, places)
+
     def _bring(self, names: Sequence[bytes]) -> None:
         for start in range(0, len(names), BATCH):
             changes = tuple((name, None) for name in names[start : start + BATCH])
             self._logic.bring(changes)
+
+
+def _add_places(
+    conn: sqlite3.Connection, places: Mapping[tuple[bytes, bytes], Member | None]
+) -> None:
+    keys.edit_members(conn, places, keys.next_revision(conn))
 
 
 def _count(conn: sqlite3.Connection) -> int:

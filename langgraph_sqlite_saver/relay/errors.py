@@ -8,12 +8,13 @@ from ..database import StorageError
 class RedisUnavailableError(StorageError):
     """Redis is down, refuses or is too slow; what was to be saved is committed in SQLite.
 
-    `answered` says whether it was there and refused.
+    `answered` says whether it was there and refused; `refuses_all`, whether all that is written.
     """
 
-    def __init__(self, message: str, *, answered: bool = False) -> None:
+    def __init__(self, message: str, *, answered: bool = False, refuses_all: bool = False) -> None:
         super().__init__(message)
         self.answered = answered
+        self.refuses_all = refuses_all
 
 
 class RedisLostKeysError(StorageError):

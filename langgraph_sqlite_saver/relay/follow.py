@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..database import StorageError
-from . import keys, layout, outbox, server, trash
-from .asking import Ask, ask
-from .copies import is_older_copy, what_was_deleted
+from . import copies, keys, layout, outbox, server, trash
 from .errors import where
 from .keys import Row
 from .listening import Listener, Subscription
@@ -55,6 +53,14 @@ _GOING = _DELETIONS | {b"expired", b"evicted"}
 
 class _SourceChanged(Exception):
     """The source is not what it was: it was restarted or emptied, or tells of changes or not."""
+
+
+@dataclass(frozen=True)
+class _Event:
+    """What happened to a key last, and by what it went, if it did."""
+
+    last: bytes
+    went: bytes
 
 
 @dataclass
@@ -96,8 +102,8 @@ class Follower:
         self._scan_interval = scan_interval
         self._report = report
         self._minute = _Minute()
-        self._events: dict[bytes, bytes] = {}
-        self._told_before: dict[bytes, bytes] = {}
+        self._events: dict[bytes, _Event] = {}
+        self._told_before: dict[bytes, _Event] = {}
         self._followed_at = 0
         self._gathering_since = 0.0
         self._gather = _GATHER
@@ -211,6 +217,15 @@ class Follower:
     def _settle(self) -> None:
         """Before anything is taken over: find out what the source has lost."""
         database, about = self._store.database, self._about
+
+        def go_on(*_: int) -> None:
+            if self._stop.is_set():  # the next start does it all
+                self._events = {}
+                raise _SourceChanged
+            self._hear(0)
+
+        if database.read(keys.count):  # else the first look through all keys is the same
+            self._store.healer.meet(about, go_on)
         noted = [database.read(keys.state, name) for name in ("identity", "flushes")]
         same = noted == [about.identity, str(about.flushes)] and about.keys > 0
         if not same and database.read(keys.count):
@@ -218,8 +233,8 @@ class Follower:
             found = self._restorer.assess()
             same = self._kept_its_keys(found, noted[0])
             if not same:
-                is_older = found.loss != "total" and self._is_older_copy()
-                self._make_good(found, is_older=is_older)
+                back = [] if found.loss == "total" else self._what_came_back()
+                self._make_good(found, back=back)
                 if self._restores:
                     self._restorer.bury()
         self._lost = False
@@ -232,10 +247,7 @@ class Follower:
     def _mirror_what_was_told(self) -> None:
         """Deletions that were heard of a moment before the source changed."""
         told, self._told_before = self._told_before, {}
-        deleted = [name for name, event in told.items() if event in _DELETIONS]
-        before = self._store.database.read(keys.revision)
-        gone = [found.key for found in self._mirror.look(deleted) if found.value is None]
-        self._discard(gone, before)
+        self._discard([name for name, event in told.items() if event.last in _DELETIONS])
 
     def _kept_its_keys(self, found: Restored, identity: str | None) -> bool:
         """Whether it is the same process, and has lost nothing: what is gone was deleted.
@@ -246,23 +258,30 @@ class Follower:
             return False
         if found.loss not in ("none", "missing") or found.keys > max(_FEW, found.present):
             return False
-        return identity is not None and _runs(identity) == _runs(self._about.identity)
+        about = self._about
+        if identity == about.identity:
+            return True
+        return (
+            identity is not None
+            and _runs(identity) == _runs(about.identity)
+            and (not about.was_replica)
+        )
 
-    def _is_older_copy(self) -> bool:
-        """Whether it was followed until it stopped, and came up with an older copy."""
+    def _what_came_back(self) -> list[bytes]:
+        """Deleted keys that an older copy has brought back, if Redis came up with one."""
         about = self._about
         if about.appends:
-            return False
-        return is_older_copy(self._store, about.started_at, self._followed_at)
+            return []
+        return copies.what_came_back(self._store, about.started_at, self._followed_at)
 
     def _make_good(
-        self, found: Restored, *, is_older: bool = False, is_running: bool = False
+        self, found: Restored, *, back: Sequence[bytes] = (), is_running: bool = False
     ) -> None:
-        if found.loss == "none" and not (is_older or self._restorer.is_pending):
+        if found.loss == "none" and not (back or self._restorer.is_pending):
             return
         what = f"Redis has lost {found.keys:,} keys ({found.loss})"
         remedy = "restored: relay restore-redis"
-        if is_older:
+        if back:
             what = "Redis was started from an older copy"
             remedy = "put right: relay reconcile"
         if not self._restores:
@@ -271,14 +290,14 @@ class Follower:
             self._stop.wait(_LOOK if self._stop.is_set() else 10 * _LOOK)
             raise _SourceChanged
         self._say(f"{what}: restoring")
+        if back:
+            copies.remove(self._store, back)
         self._restorer.restore(
             may_be_older=not self._about.appends,
             mirrored=True,
-            is_older=is_older,
+            is_older=bool(back),
             is_running=is_running,
         )
-        if is_older and (back := what_was_deleted(self._store)):
-            ask(self._store.redis, Ask([("DEL", name) for name in back]))
         self._said.clear()  # another loss is to be told of
         self._report("restored")
 
@@ -295,8 +314,7 @@ class Follower:
 
     def _listen(self) -> None:
         """Hear of changes from now on, where Redis tells of them."""
-        for key, event in self._events.items():
-            _keep(self._told_before, key, event)
+        self._told_before |= self._events
         self._events = {}
         self._pubsub = self._listener.begin()
 
@@ -313,27 +331,29 @@ class Follower:
             return
         if not self._events:
             self._gathering_since = time.monotonic()
-        _keep(self._events, key, event)
+        before = self._events.get(key)
+        # That it went, though a late request wrote to it again.
+        went = event if event in _GOING else before.went if before is not None else b""
+        self._events[key] = _Event(event, went)
 
     def _take_changed(self) -> None:
         """Store what the events of the last moments told of."""
         started = time.monotonic()
         events, names = self._events, list(self._events)
-        before = self._store.database.read(keys.revision)
         taken = self._mirror.take_over(
             names,
             actor=ACTOR,
             guard=self._check_source,
-            was_deleted=lambda key: events[key] in _DELETIONS,
+            was_deleted=lambda key: events[key].went in _DELETIONS,
         )
         self._events = {}
         self._minute.changed += taken.changed
-        gone = {name: events[name] for name in taken.missing}
+        gone = {name: events[name].went for name in taken.missing}
         self._set_aside.difference_update(names)
         self._set_aside.update(name for name, event in gone.items() if event == b"evicted")
-        self._forget([name for name, event in gone.items() if event == b"expired"], before)
+        self._forget([name for name, event in gone.items() if event == b"expired"])
         deleted = [name for name, event in gone.items() if event in _DELETIONS]
-        moved = self._discard(deleted, before)
+        moved = self._discard(deleted)
         known = self._store.database.read(keys.rows, deleted)
         # Something newer is saved here, or waits for Redis: to be looked at again in a moment.
         left = [*taken.left, *(name for name in deleted if name in known and name not in moved)]
@@ -343,19 +363,28 @@ class Follower:
         took = time.monotonic() - started
         self._gather = min(max(_GATHER, 4 * took), _GATHER_MOST)
 
-    def _discard(self, names: list[bytes], before: int) -> list[bytes]:
+    def _discard(self, names: list[bytes]) -> list[bytes]:
         """Mirror deletions; those that were."""
         moved: list[bytes] = []
-        for start in range(0, len(names), BATCH):
-            part = names[start : start + BATCH]
+        for part, before in self._still_gone(names):
             moved += self._store.database.write(trash.discard, part, ACTOR, before)
         self._minute.deleted += len(moved)
         return moved
 
-    def _forget(self, names: list[bytes], before: int) -> None:
-        if names:
-            expired = self._store.database.write(trash.forget_expired, names, before)
+    def _forget(self, names: list[bytes]) -> None:
+        for part, before in self._still_gone(names):
+            expired = self._store.database.write(trash.forget_expired, part, before)
             self._minute.expired += expired
+
+    def _still_gone(self, names: list[bytes]) -> Iterator[tuple[list[bytes], int]]:
+        """Those that Redis does not have, and the revision before it was asked: what is saved here
+        after that is newer.
+        """
+        for start in range(0, len(names), BATCH):
+            before = self._store.database.read(keys.revision)
+            found = self._mirror.look(names[start : start + BATCH])
+            self._check_source()
+            yield [each.key for each in found if each.value is None], before
 
     # Going through all keys.
 
@@ -390,11 +419,10 @@ class Follower:
 
     def _find_gone(self, seen: set[int]) -> None:
         """Mirror deletions: what is stored and was not come across, and is not there indeed."""
-        before = self._store.database.read(keys.revision)
         gone = [row for page in self._unseen(seen) for row in self._absent(page)]
         self._check_source()
         soon = keys.now_ms() + JITTER
-        self._forget([row.key for row in gone if row.is_expired(soon)], before)
+        self._forget([row.key for row in gone if row.is_expired(soon)])
         living = [row.key for row in gone if not row.is_expired(soon)]
         if self._was_evicting():
             self._set_aside.update(living)
@@ -403,7 +431,7 @@ class Follower:
             # Nobody deletes that much at once, and a flush may go unnoticed.
             self._make_good(self._restorer.assess(), is_running=True)
             return
-        self._discard(living, before)
+        self._discard(living)
 
     def _unseen(self, seen: set[int]) -> Iterator[list[Row]]:
         after = b""
@@ -449,12 +477,6 @@ class Follower:
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             pubsub.close()
-
-
-def _keep(events: dict[bytes, bytes], key: bytes, event: bytes) -> None:
-    """Note what happened to a key; that it went, though a late request wrote to it again."""
-    if event in _GOING or key not in events:
-        events[key] = event
 
 
 def _runs(identity: str) -> list[str]:

@@ -107,16 +107,33 @@ class Healer:
 
     def _bring_together(self, about: server.ServerInfo) -> None:
         """Another Redis than was seen last, or one that has lost its keys."""
-        is_new = self._database.read(saving.is_first_meeting)
-        if about.keys and (is_new or not self._database.read(keys.count)):
-            self.take_over(about, None, dry_run=False)  # whose layout saves have to follow
+        if self.meet(about):
+            return
+        if about.keys and not self._database.read(keys.count):
+            self.take_over(about, None, dry_run=False)
         else:
             started = about.identity != self._database.read(keys.state, "identity")
             self.restorer.restore(may_be_older=started and not about.appends)
 
+    def meet(self, about: server.ServerInfo, progress: Progress | None = None) -> bool:
+        """Take over what Redis has if it is seen for the first time; whether it was.
+
+        Saves have to follow its layout. What waits for it is not brought there yet.
+        """
+        if not self._database.read(saving.is_first_meeting):
+            return False
+        if about.keys:
+            self.take_over(about, progress, dry_run=False)
+            return True
+        # It was interrupted, and Redis came back without its keys.
+        self._database.write(saving.settle, ())
+        return False
+
     def knows(self, about: server.ServerInfo) -> bool:
         """Whether this is the Redis that was seen last, with what it had."""
         if about.keys == 0 and self._lacks_all():
+            return False
+        if self._database.read(saving.is_meeting):
             return False
         noted = [self._database.read(keys.state, name) for name in ("identity", "flushes")]
         return noted == [about.identity, str(about.flushes)]
@@ -160,13 +177,11 @@ class Healer:
         """
         self._logic.sweep()
         total = Taken()
-        meets = not dry_run and self._database.read(saving.is_first_meeting)
+        meets = not dry_run and self._database.write(saving.set_places_aside)
         lost = not meets and self._has_lost_keys(about)
         take_over = partial(
             self.mirror.take_over, dry_run=dry_run, guard=partial(self._check_same, about)
         )
-        if meets:
-            self._database.write(saving.set_places_aside)
         seen = 0
         for names in server.scan(self._clients.raw):
             # What was saved before stays in the lookup, which an import replaces else.
@@ -178,13 +193,13 @@ class Healer:
                 progress(seen, max(about.keys, seen))
         for _ in range(0 if lost else _AGAIN):  # saves came in between
             left, total.left = total.left, []
-            if meets and self._database.write(partial(saving.set_places_aside, again=True)):
+            if meets and self._database.write(saving.set_later_places_aside):
                 left.append(layout.INDEX_VERSION)
             lookup = [name for name in left if meets and name == layout.HASH_MAP]
             total.add(take_over(lookup, additions_only=True))
             total.add(take_over([name for name in left if name not in lookup]))
         if meets:
-            self._database.write(saving.settle, total.left)
+            self._database.write(saving.settle, total.left, about.identity)
         total.missing.clear()
         if not (dry_run or lost):
             self.note_source(about)

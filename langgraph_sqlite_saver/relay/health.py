@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from queue import SimpleQueue
 
 from .errors import RedisUnavailableError
 
@@ -26,16 +27,23 @@ class Health:
         self._suspicions = 0
         self._cleared = 0
         self._mutex = threading.RLock()  # a signal's handler may close the store
-        self._told = False
+        self._told: set[bool] = set()
         self._failed: set[int] = set()
         self._untaken: set[int] = set()
         self._finished: set[int] = set()
         self.is_unmet = False
-        self.wake = threading.Event()
+        # An Event's lock would not let a signal's handler in.
+        self.wake: SimpleQueue[None] = SimpleQueue()
 
     def renew(self) -> None:
         """In a child process."""
         self._mutex = threading.RLock()
+        self.wake = SimpleQueue()
+
+    def look(self) -> None:
+        """Have the background look after Redis now."""
+        if self.wake.empty():
+            self.wake.put(None)
 
     @property
     def is_down(self) -> bool:
@@ -74,15 +82,15 @@ class Health:
         """A call failed."""
         if not error.answered:
             self._down_until = time.monotonic() + _PATIENCE
-        if not self._told:  # once for each time
-            self._told = True
+        if error.answered not in self._told:  # once for each time that it is down, or refuses
+            self._told.add(error.answered)
             _log.warning("%s", error)
 
     def connected(self) -> None:
         """A connection was made: Redis may have been restarted, with older keys or none."""
         with self._mutex:
             self._suspicions += 1
-        self.wake.set()
+        self.look()
 
     @property
     def suspicions(self) -> int:
@@ -100,14 +108,14 @@ class Health:
         """It answers."""
         self._down_until = 0.0
         if self._told and not (self._failed or self._untaken):
-            self._told = False
+            self._told.clear()
             _log.warning("Redis takes changes again")
 
     def gave_up(self, id: int) -> None:
         """A change waits in the outbox."""
         with self._mutex:
             self._failed.add(id)
-        self.wake.set()
+        self.look()
 
     def not_taken(self, ids: Iterable[int]) -> None:
         """Changes, of whatever process, that wait in the outbox could not be brought to Redis."""

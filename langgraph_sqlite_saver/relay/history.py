@@ -150,17 +150,17 @@ def to_trash(conn: sqlite3.Connection, api_key_id: str, now: int) -> None:
     )
 
 
-def from_trash(conn: sqlite3.Connection, api_key_id: str) -> None:
-    """Bring an API key's records back, under the ids they had."""
-    both = f"id, {COLUMNS}, created_at"
+def from_trash(conn: sqlite3.Connection, api_key_id: str, after: int) -> None:
+    """Bring an API key's records back, under the ids they had: those deleted after then (ms)."""
+    both, which = f"id, {COLUMNS}, created_at", "api_key_id = ? AND removed_at > ?"
     conn.execute(
         f"INSERT INTO usage_records ({both})"  # noqa: S608
-        f" SELECT {both} FROM trash_usage WHERE api_key_id = ?",
-        (api_key_id,),
+        f" SELECT {both} FROM trash_usage WHERE {which}",
+        (api_key_id, after),
     )
     conn.execute(
-        "INSERT INTO usage_extra (usage_id, extra) SELECT id, extra FROM trash_usage"
-        " WHERE api_key_id = ? AND extra IS NOT NULL",
-        (api_key_id,),
+        "INSERT INTO usage_extra (usage_id, extra) SELECT id, extra FROM trash_usage"  # noqa: S608
+        f" WHERE {which} AND extra IS NOT NULL",
+        (api_key_id, after),
     )
-    conn.execute("DELETE FROM trash_usage WHERE api_key_id = ?", (api_key_id,))
+    conn.execute(f"DELETE FROM trash_usage WHERE {which}", (api_key_id, after))  # noqa: S608

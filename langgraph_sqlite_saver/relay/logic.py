@@ -292,9 +292,10 @@ class Logic:
             there = self._look(changes)
             self.bring(changes)
         except RedisUnavailableError as error:
-            if not error.answered:
+            if not error.answered or error.refuses_all:
                 raise
             if len(rows) == 1:
+                self.health.went_down(error)
                 return ()
             return tuple(taken for row in rows for taken in self._bring_rows((row,)))
         for place, key, fields in there:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..database import Database
@@ -72,7 +72,7 @@ def assess(
         there.update(_have_their_id(clients, records))
         for row in page:
             found.count(row.key, bool(there[row.key]), row.key in records)
-        went_back = went_back or _went_back(database, clients, page)
+        went_back = went_back or _went_back(database, clients, page, there)
     found.judge(went_back)
     return found
 
@@ -113,17 +113,17 @@ def _have_their_id(clients: Clients, names: Sequence[bytes]) -> Iterator[tuple[b
         yield name, bool(reply)  # an error: a key of another type
 
 
-def _went_back(database: Database, clients: Clients, page: Sequence[Row]) -> bool:
+def _went_back(
+    database: Database, clients: Clients, page: Sequence[Row], there: Mapping[bytes, object]
+) -> bool:
     """Whether totals that only rise, or times of changes, are older than they were."""
-    asked: list[Command] = []
-    saved: list[bytes] = []
-    for key, field_name, value in database.read(_marks, page):
-        asked.append(("HGET", key, field_name))
-        saved.append(value)
-    if not asked:
-        return False
-    replies = ask(clients.raw, Ask(asked, tolerant=True))
-    return any(map(_is_older, replies, saved))
+    marks = database.read(_marks, page)
+    asked: list[Command] = [("HGET", key, name) for key, name, _ in marks]
+    replies = ask(clients.raw, Ask(asked, tolerant=True)) if asked else []
+    return any(
+        _is_older(now, saved) or (not now and name in _CHANGES and bool(there[key]))
+        for (key, name, saved), now in zip(marks, replies, strict=True)
+    )
 
 
 def _marks(conn: sqlite3.Connection, page: Sequence[Row]) -> list[tuple[bytes, bytes, bytes]]:
@@ -144,6 +144,8 @@ def _marks(conn: sqlite3.Connection, page: Sequence[Row]) -> list[tuple[bytes, b
     return found
 
 
+# Times of changes, which a record that has one never lacks again.
+_CHANGES = (b"updatedAt", b"lastRefreshAt")
 _MARKS = {
     "key_totals": (b"totalRequests",),
     "api_key": (b"updatedAt", b"lastUsedAt"),

@@ -240,8 +240,8 @@ def leave(
     statistics: Sequence[bytes] = (),
     named: Sequence[Change] = (),
 ) -> Saved | None:
-    """Forget the places that a record had in Redis and has not by what is known here; None if it
-    had no such, or these are `named` already.
+    """Forget the places that a record had in Redis and has not by what is known here, and note
+    for Redis those that it lacked; None if there are no such, or these are `named` already.
 
     A record that was deleted here leaves all of them, and `statistics`; `actor` is named for that.
     """
@@ -249,6 +249,7 @@ def leave(
     if now is None and not outbox.is_buried(conn, key):  # it has expired
         return None
     was = {**there, "id": place.id}
+    lacking: list[Membership] = []
     if now is None:
         whole = [*records.known_belongings(place, was), *statistics]
         left = records.all_memberships(place, was)
@@ -258,17 +259,19 @@ def leave(
         whole = _revoked(was, now) if place.family == "api_key" else []
         old, new = _all_places(place, key, was), _all_places(place, key, {**now, "id": place.id})
         left = [member for member in old if member not in new and member[0] != layout.TAGS]
+        lacking = [m for m in new if old.get(m) != new[m] and keys.member(conn, *m) is not None]
     known = set(named)
     whole = [name for name in whole if (name, None) not in known]
     gone = [member for member in _own(conn, place, dict.fromkeys(left)) if member not in known]
-    changes: list[Change] = [*((name, None) for name in whole), *gone]
+    removed: list[Change] = [*((name, None) for name in whole), *gone]
+    changes = removed + [member for member in lacking if member not in known]
     if not changes:
         return None
     for name in whole:
         keys.remove(conn, name)
     id = outbox.add(conn, changes)
     keys.edit_members(conn, dict.fromkeys(gone), id)
-    outbox.bury(conn, changes)
+    outbox.bury(conn, removed)
     return Saved(id, outbox.current(conn, changes))
 
 
@@ -307,8 +310,21 @@ def put_back(conn: sqlite3.Connection, place: Place, key: bytes, *, whole: bool)
 # What was saved before its Redis was seen for the first time: the layout was unknown then.
 
 
+# Noted while the first meeting is under way: one that is interrupted is done again.
+_MEETING = "meeting"
+
+
+def is_meeting(conn: sqlite3.Connection) -> bool:
+    """Whether the first meeting was begun and has not come to its end."""
+    return bool(keys.state(conn, _MEETING))
+
+
 def is_first_meeting(conn: sqlite3.Connection) -> bool:
-    """Whether nothing was taken over from any Redis, and nothing that was saved told to one."""
+    """Whether nothing was taken over from any Redis, and nothing that was saved told to one; or
+    only by a first meeting that has not come to its end.
+    """
+    if is_meeting(conn):
+        return True
     if keys.state(conn, "identity") is not None:
         return False
     waiting = outbox.named_keys(conn)
@@ -316,29 +332,52 @@ def is_first_meeting(conn: sqlite3.Connection) -> bool:
     return all(key in waiting for (key,) in saved)
 
 
-def set_places_aside(conn: sqlite3.Connection, *, again: bool = False) -> bool:
-    """Forget the places of what was saved, but for the lookup: `settle` decides them.
+def set_places_aside(conn: sqlite3.Connection) -> bool:
+    """Begin the first meeting: forget the places of what was saved, but for the lookup, for
+    `settle` to decide them. False, and nothing is done, if there was one.
 
-    What waits for Redis names them no more, so that an import takes the indexes over as they are.
-    `again`: some of it has been imported. Whether the mark of complete indexes was a save's.
+    Where one is under way, or was interrupted, what it has imported stays.
     """
+    if not is_first_meeting(conn):
+        return False
+    was_begun = is_meeting(conn)
+    keys.set_state(conn, _MEETING, "1")
+    set_later_places_aside(conn)
+    if not was_begun:
+        _forget_places(conn)
+    return True
+
+
+def set_later_places_aside(conn: sqlite3.Connection) -> bool:
+    """Have what waits for Redis name no places, so that indexes are imported as they are there.
+
+    Whether the mark of complete indexes was a save's. Nothing is done when the meeting has ended.
+    """
+    if not is_meeting(conn):
+        return False
     outbox.drop(conn, lambda key: key == layout.INDEX_VERSION or layout.is_index(key))
     query = "DELETE FROM redis_keys WHERE key = ? AND written_here"
-    marked = conn.execute(query, (layout.INDEX_VERSION,)).rowcount > 0
-    if again:
-        return marked
+    return conn.execute(query, (layout.INDEX_VERSION,)).rowcount > 0
+
+
+def _forget_places(conn: sqlite3.Connection) -> None:
     places = "SELECT key FROM redis_keys WHERE value IS NULL AND key != ?"
     for (key,) in conn.execute(places, (layout.HASH_MAP,)).fetchall():
         if layout.is_index(key):
             keys.remove(conn, key)
-    return marked
 
 
-def settle(conn: sqlite3.Connection, left: Sequence[bytes]) -> None:
-    """Give what was saved before the import its places, as the layout of that Redis has them.
+def settle(conn: sqlite3.Connection, left: Sequence[bytes], identity: str = "") -> None:
+    """End the first meeting: give what was saved before the import its places, as the layout of
+    that Redis has them. Nothing is done if another process has ended it.
 
-    `left`: keys that Redis has too, of which what was saved here counts.
+    `left`: keys that Redis has too, of which what was saved here counts. `identity`: of that Redis;
+    none of one that came back without its keys.
     """
+    if not is_meeting(conn):
+        return
+    keys.set_state(conn, _MEETING, "")
+    keys.set_state(conn, "identity", identity)
     own = list(_saved_here(conn))
     theirs = partial(_has_of_theirs, conn, left)
     keeps = {kind: keeps_indexes(conn, record.place, theirs) for kind, record in _kinds(own)}
@@ -383,6 +422,7 @@ def _settle(conn: sqlite3.Connection, record: Record, indexed: bool) -> None:
     invented = {p: None for p in places if p not in wanted and p[0] != layout.TAGS}
     id = outbox.add(conn, [(record.key, None), *wanted], lease=0)
     keys.edit_members(conn, {**wanted, **invented}, id)
+    outbox.unbury(conn, list(wanted))
 
 
 def _remove_again(conn: sqlite3.Connection) -> None:

@@ -157,7 +157,7 @@ class ServerInfo:
 
     `identity` changes when it is started anew, or takes another server's keys over as its replica.
     `started_at`: the last start, in ms since 1970. `appends`: it keeps every change on disk, so
-    that a start loses none.
+    that a start loses none. `was_replica`: it may have got its keys from another server.
     """
 
     identity: str
@@ -167,6 +167,7 @@ class ServerInfo:
     evicted: int
     flushes: int
     appends: bool
+    was_replica: bool
 
 
 def nodes(client: redis.Redis) -> list[redis.Redis]:
@@ -190,6 +191,7 @@ def info(client: redis.Redis) -> ServerInfo:
         sum(part.evicted for part in parts),
         sum(part.flushes for part in parts),
         all(part.appends for part in parts),
+        any(part.was_replica for part in parts),
     )
 
 
@@ -212,6 +214,7 @@ def _info(node: redis.Redis, is_cluster: bool) -> ServerInfo:
     )
     version = server.get("valkey_version") or server.get("redis_version", "")
     identity = f"{server['run_id']}.{replication.get('master_replid', '')}"
+    second = str(replication.get("master_replid2", ""))  # of the one that it was a replica of
     return ServerInfo(
         identity,
         keys.now_ms() - 1000 * int(server["uptime_in_seconds"]),
@@ -220,6 +223,7 @@ def _info(node: redis.Redis, is_cluster: bool) -> ServerInfo:
         stats.get("evicted_keys", 0),
         flushes,
         bool(persistence.get("aof_enabled")),
+        replication.get("role") != "master" or bool(second.strip("0")),
     )
 
 

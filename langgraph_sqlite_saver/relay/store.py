@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis import Redis
@@ -285,7 +286,7 @@ class RelayStore:
     def begin_to_close(self) -> None:
         """Refuse calls that have not begun, and have a restore give up."""
         self._closed.set()
-        self._health.wake.set()
+        self._health.look()
 
     def close(self) -> None:
         """Store what usage waits, and close the file and the connections.
@@ -587,6 +588,8 @@ class RelayStore:
         """
         self.open()
         about = server.info(self.redis)
+        if not dry_run and self.healer.meet(about):
+            self.drain()
         restored = self.healer.restorer.restore(progress=progress, dry_run=dry_run)
         if not dry_run:
             self.healer.note_source(about)
@@ -631,6 +634,8 @@ class RelayStore:
         self.open()
         if prefer == "redis" and not even_if_lost:
             self._refuse_what_has_lost_keys()
+        if not dry_run and self.healer.meet(server.info(self.redis)) and prefer == "sqlite":
+            self.drain()
         found = self.diff(progress=progress)
         if not dry_run:
             about = server.info(self.redis)
@@ -750,10 +755,12 @@ def _check(limit: int) -> None:
         raise InvalidInputError(f"limit is a number from 1 on, not {limit!r}")
 
 
-def _watch(store: weakref.ref[RelayStore], closed: threading.Event, wake: threading.Event) -> None:
+def _watch(
+    store: weakref.ref[RelayStore], closed: threading.Event, wake: SimpleQueue[None]
+) -> None:
     while not closed.is_set():
-        wake.wait(_WATCH)
-        wake.clear()
+        with suppress(Empty):
+            wake.get(timeout=_WATCH)
         alive = store()
         if alive is None or closed.is_set():
             return

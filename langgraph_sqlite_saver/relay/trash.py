@@ -163,6 +163,11 @@ def names(conn: sqlite3.Connection, since: int) -> list[str]:
     return [text(key) for key in sorted(found, key=_rank)]
 
 
+def holds(conn: sqlite3.Connection, key: bytes, value: Value) -> bool:
+    """Whether a key was deleted as it is now; of streams nobody knows."""
+    return any(each.value == value and value.type != "stream" for each in _thrown(conn, key, 0))
+
+
 def _rank(key: bytes) -> int:
     if layout.is_index(key):
         return 0
@@ -181,12 +186,13 @@ def undelete(conn: sqlite3.Connection, id: str, actor: str, buckets: Buckets) ->
     if _is_there(conn, own[0].key):
         raise InvalidInputError(f"{id!r} is there: it was not deleted, or is back already")
     changes: list[Change] = []
+    before = _deleted_before(conn, own[0].key)
     number = keys.next_revision(conn)
     for each in own:
-        changes += _bring_back(conn, each, number)
+        changes += _bring_back(conn, each, number, before > 0)
     place, row = layout.place(own[0].key), keys.row(conn, own[0].key)
     if place is not None and row is not None and is_whole(place, own[0].value):
-        changes += _bring_record_back(conn, place, row, number, actor, buckets)
+        changes += _bring_record_back(conn, place, row, number, actor, buckets, before)
         changes += _groups_back(conn, place, own, number)
     changes = list(dict.fromkeys(changes))
     outbox.unbury(conn, changes)
@@ -210,11 +216,12 @@ def _bring_record_back(
     number: int,
     actor: str,
     buckets: Buckets,
+    before: int,
 ) -> list[Change]:
     value = keys.value_of(conn, row)
     projection.project(conn, place, None, value, buckets)
     if place.family == "api_key":
-        history.from_trash(conn, column(raw(place.id)))
+        history.from_trash(conn, column(raw(place.id)), before)
     kind = place.account_type or "api_key"
     audit.note(conn, actor, "undelete", kind, place.id, None, fields_of(place, value))
     changes = _memberships(conn, place, row.key, value, number)
@@ -243,9 +250,18 @@ def _record_keys(conn: sqlite3.Connection, id: str) -> list[_Thrown]:
     place = layout.place(own.key) if own else None
     if own is None or place is None or not is_whole(place, own.value):
         return [own] if own else []
-    since = own.removed_at - _TOGETHER
+    since = max(own.removed_at - _TOGETHER, _deleted_before(conn, own.key) + 1)
     names = dict.fromkeys(_belongings(conn, place, own.value))
     return [own, *(each for name in names for each in _thrown(conn, name, since))]
+
+
+def _deleted_before(conn: sqlite3.Connection, key: bytes) -> int:
+    """When a record was deleted before its last deletion: what went then was back in between."""
+    place = layout.place(key)
+    if place is None:
+        return 0
+    whole = [each.removed_at for each in _thrown(conn, key, 0) if is_whole(place, each.value)]
+    return whole[1] if len(whole) > 1 else 0
 
 
 def _belongings(conn: sqlite3.Connection, place: Place, value: Value) -> Iterator[bytes]:
@@ -327,7 +343,9 @@ def _unpacked(kind: str, blob: bytes) -> tuple[Value, Sequence[Member]]:
     return Value(kind, tuple(data)), [tuple(member) for member in members]
 
 
-def _bring_back(conn: sqlite3.Connection, thrown: _Thrown, number: int) -> list[Change]:
+def _bring_back(
+    conn: sqlite3.Connection, thrown: _Thrown, number: int, was_back: bool
+) -> list[Change]:
     key, value, expires_at = thrown.key, thrown.value, thrown.expires_at
     row, place = keys.row(conn, key), layout.place(key)
     is_record = place is not None and is_whole(place, value)
@@ -337,7 +355,7 @@ def _bring_back(conn: sqlite3.Connection, thrown: _Thrown, number: int) -> list[
             return []
         expires_at = None  # a record is not to be lost again because it lay here
     if row is not None:
-        both = _together(key, value, keys.value_of(conn, row), is_record)
+        both = _together(key, value, keys.value_of(conn, row), is_record, was_back)
         if both is None:
             return []
         value, expires_at = both, expires_at if is_record else row.expires_at
@@ -348,8 +366,11 @@ def _bring_back(conn: sqlite3.Connection, thrown: _Thrown, number: int) -> list[
     return [(key, None)]
 
 
-def _together(key: bytes, old: Value, new: Value, is_record: bool) -> Value | None:
-    """What was deleted and what was written since; None where that is all there is to have."""
+def _together(key: bytes, old: Value, new: Value, is_record: bool, was_back: bool) -> Value | None:
+    """What was deleted and what was written since; None where that is all there is to have.
+
+    `was_back`: its record was deleted twice, and may have been back with its counts in between.
+    """
     if is_record:
         if (old.type, new.type) != ("hash", "hash"):
             return old
@@ -357,16 +378,18 @@ def _together(key: bytes, old: Value, new: Value, is_record: bool) -> Value | No
     if old.type != new.type:
         return None
     if key.startswith(layout.RECORDS) and old.type == "list":
+        if was_back and old.data[0] in new.data:
+            return None
         return Value("list", (*new.data, *old.data)[:_LISTED])
     if commands.is_counter(KeyState(key, old)):
-        return _sums(key, old, new)
+        return _sums(key, old, new, was_back)
     return None
 
 
-def _sums(key: bytes, old: Value, new: Value) -> Value:
+def _sums(key: bytes, old: Value, new: Value, was_back: bool) -> Value:
     """Counts as a restore adds them."""
     there = new.data[0] if new.type == "string" else new.fields()
-    command = commands.add(KeyState(key, old), there, None, only_if_below=False) or ()
+    command = commands.add(KeyState(key, old), there, None, only_if_below=was_back) or ()
     sums = dict(zip(command[4::3], command[5::3], strict=True))
     if new.type == "string":
         return Value("string", (sums.get(b"", new.data[0]),))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,30 +102,24 @@ def test_change_that_the_relay_makes_after_a_crash_counts(
     assert client.hget(API_KEY, "name") == b"since"
 
 
-CHANGES: dict[str, Callable[[redis.Redis], object]] = {
-    "text": lambda c: c.set(RATES, "changed"),
-    "field": lambda c: c.hset("quota_card:1", "left", "0"),
-    "member": lambda c: c.srem("account_group_members:g1", "a1"),
-    "score": lambda c: c.zadd("ranking", {"a": 1}),
-    "type": lambda c: (c.delete(RATES), c.hset(RATES, "claude", "2")),
-    "record without times": lambda c: c.hset(SEAT, "status", "blocked"),
-    "deleted API key": lambda c: (c.delete(API_KEY), c.hdel("apikey:hash_map", HASH)),
-}
+def delete(client: redis.Redis) -> None:
+    """As the relay deletes an API key."""
+    client.delete(API_KEY)
+    client.hdel("apikey:hash_map", HASH)
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_older_copy_is_told_by_any_key(
-    saving_server: Server, start_following: Start, path: Path, change: str
+def test_deleted_key_that_comes_back_tells_of_an_older_copy(
+    saving_server: Server, start_following: Start, way: str, path: Path
 ) -> None:
-    """No count and no time need have changed since it was made."""
+    """Though nothing was counted since: it goes again, and all else is as it was."""
     client = saving_server.client()
     load(client)
-    client.hset("quota_card:1", mapping={"left": "100", "of": "100"})
     client.sadd("account_group_members:g1", "a1", "a2")
-    client.zadd("ranking", {"a": 2, "b": 3})
     client.save()
-    follower = start_following(saving_server).begun()
-    CHANGES[change](client)
+    follower = start_following(saving_server, way).begun()
+    delete(client)
+    client.set(RATES, "changed")
+    client.srem("account_group_members:g1", "a1")
     assert_in_step(client, path)
     before = lasting(dump(client))
     saving_server.kill()
@@ -142,37 +137,49 @@ def test_older_copy_is_only_reported_on_request(
     load(client)
     client.save()
     follower = start_following(saving_server, restore=False).begun()
-    client.set(RATES, "changed")
+    delete(client)
     crash(saving_server, client, path)
     until(lambda: follower.reported("relay reconcile"), "the report")
-    assert client.get(RATES) != b"changed"
-    assert stored(path)[RATES.encode()].value == b"changed"
-    follower.stop()
-    follower = start_following(saving_server, restore=False)
-    follower.store.reconcile()
-    follower.begun()
-    assert client.get(RATES) == b"changed"
-    assert_in_step(client, path)
+    assert client.exists(API_KEY)
+    assert API_KEY.encode() not in stored(path)
 
 
-def test_restart_that_lost_nothing_is_no_older_copy(
-    saving_server: Server, start_following: Start, path: Path
+WRITES: dict[str, Callable[[redis.Redis], object]] = {
+    "status of an account": lambda c: c.hset(SEAT, "status", "blocked"),
+    "text": lambda c: c.set(RATES, "changed"),
+    "secret": lambda c: rotate(c, "rotated"),
+    "new key": lambda c: (
+        c.hset("apikey:new", mapping=api_key("new")),
+        c.hset("apikey:hash_map", "hash-of-new", "new"),
+    ),
+    "deleted key, made anew": lambda c: c.hset("apikey:gone", mapping=api_key("gone", name="anew")),
+    "single field of a deleted key": lambda c: c.hset("apikey:gone", "lastUsedAt", LAST),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("write", WRITES)
+def test_restart_that_lost_nothing_changes_nothing(
+    saving_server: Server, start_following: Start, way: str, path: Path, write: str, when: str
 ) -> None:
-    """Though requests were served before it was looked at."""
+    """What the relay wrote a moment before it, or after, stays, in Redis and in SQLite."""
     client = saving_server.client()
     load(client)
-    client.zadd("ranking", {"a": 1})
-    follower = start_following(saving_server).begun()
+    client.hset("apikey:gone", mapping=api_key("gone"))
+    follower = start_following(saving_server, way).begun()
+    client.delete("apikey:gone")
     assert_in_step(client, path)
+    if when == "before":
+        WRITES[write](client)
     client.save()
     saving_server.kill()
     saving_server.start()
-    for number in range(1, 4):
-        serve(client, number)
-    client.hset(API_KEY, "lastUsedAt", LAST)
-    client.zadd("apikey:idx:lastUsedAt", {KEY: 2e12})
-    client.sadd("account_group_members:new", "a1")
+    if when == "after":
+        WRITES[write](client)
+    serve(client, 1)
+    after = lasting(dump(client))
     assert_in_step(client, path)
+    assert differences(after, lasting(dump(client))) == []
     assert not follower.reported("restoring")
 
 
@@ -287,6 +294,73 @@ def test_deletion_that_was_just_told_of_survives_a_restart(
     assert_soon(lambda: value(path, "SELECT count(*) FROM api_keys WHERE id = ?", KEY), 0)
     assert not client.exists(API_KEY)
     assert [found.id for found in follower.store.trash()] == [KEY]
+
+
+def test_deletion_that_was_taken_back_is_none(
+    start_server: StartServer, start_following: Start, path: Path
+) -> None:
+    """A key that was deleted and written again, just before everything was lost, is restored."""
+    server = start_server(notify_keyspace_events="KEA")
+    client = server.client()
+    load(client)
+    follower = start_following(server, "notified").begun()
+    assert_in_step(client, path)
+    fields = client.hgetall(API_KEY)
+    with client.pipeline(transaction=True) as pipe:
+        pipe.delete(API_KEY)
+        pipe.hset(API_KEY, mapping=fields)
+        pipe.execute()
+    until(lambda: API_KEY.encode() in follower._follower._events, "the notification")
+    server.kill()
+    server.start()
+    assert_soon(lambda: client.exists(API_KEY), 1)
+    assert_in_step(client, path)
+    assert follower.store.trash() == []
+
+
+def test_deleted_indexes_are_known_under_traffic(
+    redis_server: Server, start_following: Start, path: Path
+) -> None:
+    """Though something is stored all the time."""
+    client = redis_server.client()
+    load(client)
+    start_following(redis_server, "notified").begun()
+    done = threading.Event()
+
+    def relay() -> None:
+        number = 0
+        while not done.wait(0.01):
+            client.hincrby(TOTAL, "totalRequests", 1)
+            number += 1
+
+    busy = threading.Thread(target=relay)
+    busy.start()
+    try:
+        client.delete("claude:account:index")
+        until(lambda: b"claude:account:index" not in stored(path), "the deletion")
+    finally:
+        done.set()
+        busy.join()
+
+
+def test_loss_of_a_server_that_was_a_replica_is_one(
+    start_server: StartServer, start_following: Start, path: Path
+) -> None:
+    """It took over the keys of one that lagged behind, without being started anew."""
+    server, lagging = start_server(), start_server()
+    client = server.client()
+    load(client)
+    load(lagging.client())
+    for number in range(3):
+        client.hset(f"apikey:new-{number}", mapping=api_key(f"new-{number}"))
+    start_following(server).begun().stop()
+    before = lasting(dump(client))
+    client.replicaof("127.0.0.1", lagging.port)
+    until(lambda: server.info("replication").get("master_link_status") == "up", "the sync")
+    client.replicaof("NO", "ONE")
+    assert not client.exists("apikey:new-0")
+    start_following(server).begun()
+    assert differences(before, lasting(dump(client))) == []
 
 
 # How much was lost.

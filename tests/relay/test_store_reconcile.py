@@ -237,3 +237,21 @@ def test_stream_that_may_not_be_looked_at_is_told_of(path: Path, loaded: Server)
     with RelayStore(path, url, heal=False) as store:
         with pytest.raises(RedisUnavailableError, match="refused EVAL"):
             store.import_from_redis()
+
+
+def test_record_that_the_relay_made_keeps_its_places(store: Face, loaded: Server) -> None:
+    """Where SQLite is preferred and knows neither it nor that it stands in the indexes."""
+    client = loaded.client()
+    fields = api_key("theirs", tags='["new"]')
+    client.hset("apikey:theirs", mapping=fields)
+    client.hset("apikey:hash_map", fields["apiKey"], "theirs")
+    client.sadd("apikey:idx:all", "theirs")
+    client.sadd("apikey:tags:all", "new")
+    client.sadd("apikey:tag:new", "theirs")
+    before = lasting(dump(client))
+    store.reconcile()
+    assert differences(before, lasting(dump(client))) == []
+    assert store.diff() == []
+    client.flushall()
+    store.restore()
+    assert differences(before, lasting(dump(client))) == []

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -448,3 +449,37 @@ def test_store_is_closed_by_a_signal_while_it_opens(path: Any, redis_server: Ser
         store.close()
     """
     assert run_script(code, path, redis_server.url) == "the handler went on\nclosed None"
+
+
+def test_handler_of_a_signal_may_close_a_store_that_just_gave_up(path: Path) -> None:
+    """Waking the background takes no lock that the interrupted call may hold."""
+    code = """
+import logging, signal, sys
+from langgraph_sqlite_saver.relay import RelayStore
+logging.disable()
+store = RelayStore(sys.argv[1], "redis://127.0.0.1:1/0")
+store.open()
+signal.signal(signal.SIGALRM, lambda *_: (store.close(), sys.exit(0)))
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+while True:
+    store._health.gave_up(1)
+"""
+    for _ in range(3):
+        run_script(code, str(path))
+
+
+def test_redis_that_refuses_everything_is_asked_little(
+    open_store: Callable[..., Face], redis_server: Server
+) -> None:
+    """Not for each change that waits, again and again."""
+    client = redis_server.client()
+    store = open_store(redis_server)
+    store.save_api_key(api_key("first"))
+    client.replicaof("127.0.0.1", "1")
+    for n in range(300):
+        store.save_api_key(api_key(f"key {n}"))
+    client.config_resetstat()
+    until(lambda: commands_run(redis_server, "info") > 5, "it to look again")
+    assert commands_run(redis_server, "hgetall") < 2000
+    client.replicaof("NO", "ONE")
+    until(lambda: store.stats()["outboxPending"] == 0, "the changes to arrive")

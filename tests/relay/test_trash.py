@@ -444,3 +444,26 @@ def test_records_that_expired_while_nobody_looked_are_in_the_trash(
     assert store.query("SELECT count(*) FROM redis_keys WHERE key = x'6b'") == [(0,)]
     store.undelete("old")
     assert store.get_api_key("old") == api_key("old")
+
+
+def test_api_key_that_was_deleted_twice_has_its_counts_once(
+    following: Following, path: Path
+) -> None:
+    """The relay brought it back in between, with what it had counted."""
+    client = following.server.client()
+    counted = ("hgetall", f"usage:{KEY}"), ("lrange", RECORDS, 0, -1), ("get", COST)
+    before = [client.execute_command(*each) for each in counted]
+    names = [API_KEY, f"usage:{KEY}", RECORDS, COST]
+    saved = {name: client.dump(name) for name in names}
+    for _ in range(2):
+        client.delete(*names)
+        assert_soon(lambda: value(path, LISTED, KEY), 0)
+        if _ == 0:
+            for name, dumped in saved.items():
+                client.restore(name, 0, dumped)
+            assert_soon(lambda: value(path, LISTED, KEY), 1)
+            assert_in_step(client, path)
+    used = value(path, "SELECT count(*) FROM trash_usage WHERE api_key_id = ?", KEY) // 2
+    following.store.undelete(KEY)
+    assert [client.execute_command(*each) for each in counted] == before
+    assert value(path, USED, KEY) == used > 0
