@@ -19,10 +19,12 @@ _PATIENCE = 1.0
 class Health:
     """What is known of Redis: whether it answers, and which changes it has not taken.
 
-    `is_unmet`: its layout is to be learned before anything is written to it.
+    `is_unmet`: its layout is to be learned before anything is written to it. `logs`: say so where
+    it goes down and comes back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, logs: bool = True) -> None:
+        self._logs = logs
         self._down_until = 0.0
         self._suspicions = 0
         self._cleared = 0
@@ -82,7 +84,8 @@ class Health:
         """A call failed."""
         if not error.answered:
             self._down_until = time.monotonic() + _PATIENCE
-        if error.answered not in self._told:  # once for each time that it is down, or refuses
+        # Once for each time that it is down, or refuses.
+        if self._logs and error.answered not in self._told:
             self._told.add(error.answered)
             _log.warning("%s", error)
 

@@ -142,7 +142,7 @@ class RelayStore:
         if path is None and redis_url is None:
             raise InvalidInputError("a store needs a path, or a Redis, or both")
         self._heals = heal
-        self._health = Health()
+        self._health = Health(logs=redis_url is not None)
         self._closed = threading.Event()
         self.path = path
         self.target: Target | None = None
