@@ -261,11 +261,8 @@ class Follower:
         about = self._about
         if identity == about.identity:
             return True
-        return (
-            identity is not None
-            and _runs(identity) == _runs(about.identity)
-            and (not about.was_replica)
-        )
+        is_running = identity is not None and _runs(identity) == _runs(about.identity)
+        return is_running and not about.was_replica
 
     def _what_came_back(self) -> list[bytes]:
         """Deleted keys that an older copy has brought back, if Redis came up with one."""
@@ -282,8 +279,11 @@ class Follower:
         what = f"Redis has lost {found.keys:,} keys ({found.loss})"
         remedy = "restored: relay restore-redis"
         if back:
-            what = "Redis was started from an older copy"
-            remedy = "put right: relay reconcile"
+            what = "Redis was started from an older copy, where deleted keys are back"
+            remedy = (
+                "put right: delete in Redis what relay diff shows as missing in SQLite, then: "
+                "relay reconcile"
+            )
         if not self._restores:
             self._lost = True
             self._say(f"{what}; nothing is taken over until it is {remedy}")
