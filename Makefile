@@ -12,8 +12,8 @@ BIN := .venv/bin
 demo: .venv/installed ## run a real agent: killed, resumed, forked, 20 at once
 	$(BIN)/python examples/agent.py
 
-test: .venv/installed ## the tests; many wait for servers, so that three keep two cores busy
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not soak"
+test: .venv/installed ## the tests; many wait for servers, so that four keep two cores busy
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not soak"
 
 soak: .venv/installed ## the long runs: more kills, more threads, more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n 2 -m "soak or not soak" --timeout 1800
