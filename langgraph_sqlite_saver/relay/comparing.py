@@ -65,7 +65,9 @@ class Comparison:
                 progress(done, max(total, done))
         seen: set[bytes] = set()
         for names in server.scan(self._client):
-            for name in self._database.read(_unknown, [n for n in names if layout.is_lasting(n)]):
+            for name in self._database.read(
+                keys.unknown, [n for n in names if layout.is_lasting(n)]
+            ):
                 if name not in seen:
                     seen.add(name)
                     yield Difference(name, "missing in SQLite", "")
@@ -149,11 +151,6 @@ def _add_places(
 
 def _count(conn: sqlite3.Connection) -> int:
     return int(conn.execute("SELECT count(*) FROM redis_keys").fetchone()[0])
-
-
-def _unknown(conn: sqlite3.Connection, names: Sequence[bytes]) -> list[bytes]:
-    known = keys.rows(conn, names)
-    return [name for name in names if name not in known]
 
 
 def _values(conn: sqlite3.Connection, page: Sequence[Row]) -> list[Value | None]:

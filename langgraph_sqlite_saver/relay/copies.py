@@ -41,14 +41,9 @@ def remove(store: RelayStore, names: Sequence[bytes]) -> None:
 
 
 def _as_they_were(store: RelayStore, names: Sequence[bytes]) -> list[bytes]:
-    unknown = store.database.read(_unknown, names)
+    unknown = store.database.read(keys.unknown, names)
     there = store.healer.mirror.look(unknown)
     return [found.key for found in there if store.database.read(_is_in_trash, found)]
-
-
-def _unknown(conn: sqlite3.Connection, names: Sequence[bytes]) -> list[bytes]:
-    known = keys.rows(conn, names)
-    return [name for name in names if name not in known]
 
 
 def _is_in_trash(conn: sqlite3.Connection, found: Found) -> bool:

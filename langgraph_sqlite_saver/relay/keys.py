@@ -103,6 +103,12 @@ def rows(conn: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Row]:
     return found
 
 
+def unknown(conn: sqlite3.Connection, names: Sequence[bytes]) -> list[bytes]:
+    """Those keys that have no row."""
+    known = rows(conn, names)
+    return [name for name in names if name not in known]
+
+
 def row(conn: sqlite3.Connection, key: bytes) -> Row | None:
     """The row of a key, expired or not."""
     found = conn.execute("SELECT * FROM redis_keys WHERE key = ?", (key,)).fetchone()
@@ -250,14 +256,6 @@ def _make_collections(conn: sqlite3.Connection, names: Sequence[bytes], revision
         "INSERT INTO redis_keys (key, type, revision) VALUES (?, ?, ?)",
         [(k, layout.INDEX_TYPES.get(k, "set"), revision) for k in names if k not in known],
     )
-
-
-def remove_all(conn: sqlite3.Connection, names: Sequence[bytes]) -> int:
-    """Forget keys; how many of them were known."""
-    known = rows(conn, names)
-    for name in known:
-        remove(conn, name)
-    return len(known)
 
 
 def count(conn: sqlite3.Connection) -> int:

@@ -328,10 +328,8 @@ def test_deleted_indexes_are_known_under_traffic(
     done = threading.Event()
 
     def relay() -> None:
-        number = 0
         while not done.wait(0.01):
             client.hincrby(TOTAL, "totalRequests", 1)
-            number += 1
 
     busy = threading.Thread(target=relay)
     busy.start()
