@@ -608,10 +608,10 @@ def test_doctor_of_what_is_no_relay_s_file(imported: Cli, tmp_path: Path) -> Non
 
 AS_NOBODY = """
 import os, sys
-import typer.testing
+from typer.testing import CliRunner
 from langgraph_sqlite_saver import cli
-from langgraph_sqlite_saver.cli import relay
-cli.make_app()
+# What it needs is loaded: that user may not read this folder either.
+CliRunner().invoke(cli.make_app(), sys.argv[1:])
 os.setgid(65534)
 os.setuid(65534)
 cli.main()
