@@ -26,8 +26,8 @@ def connect(path):
     conn = sqlite3.connect(f"{Path(path).absolute().as_uri()}?{how}", uri=True)
     conn.execute("BEGIN")
     (version,) = conn.execute("SELECT max(v) FROM checkpoint_migrations").fetchone()
-    if version != 3:
-        sys.exit(f"{path}: tables of version {version}, not 3: let a saver open (and upgrade) it")
+    if version != 10:
+        sys.exit(f"{path}: tables of version {version}, not 10: see the docs of that version")
     return conn
 
 

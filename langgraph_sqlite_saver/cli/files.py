@@ -141,7 +141,8 @@ def _inspect(conn: sqlite3.Connection, path: Path, newer: bool) -> tuple[int, se
     names = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
     try:
         SCHEMA.refuse(conn)
-        if not newer:
+        version = applied_version(conn, SCHEMA)
+        if not (newer and version > SCHEMA.newest):
             pending(conn, SCHEMA)
     except UnknownSchemaError as error:
         if "checkpoint_migrations" not in names and "writes" in names:
@@ -150,7 +151,7 @@ def _inspect(conn: sqlite3.Connection, path: Path, newer: bool) -> tuple[int, se
                 f"new one: {typed('import', path)} NEW"
             ) from None
         raise UnknownSchemaError(f"{path}: {error}") from None
-    return applied_version(conn, SCHEMA), names
+    return version, names
 
 
 def _no_checkpoints(path: Path, names: set[str]) -> str:

@@ -1,8 +1,9 @@
 """Numbered .sql files, each applied once, in one transaction with the record of it.
 
-A file is named `0002_add_own_columns.sql`: number, underscore, lower-case words. Numbers count up
-from 1 without a gap and a file is never edited once it was released. Each component of the
-library has a table of its own for the versions it applied, so that several share one file.
+A file is named `0011_add_a_column.sql`: number, underscore, lower-case words. Numbers count up
+without a gap, from 1 or, where earlier migrations were given up, from a later one; a file is never
+edited once it was released. Each component of the library has a table of its own for the versions
+it applied, so that several share one file.
 
 `executescript` commits whatever is open before it runs, and so leaves half a migration behind when
 a later statement fails; here the statements run one by one inside the transaction.
@@ -63,6 +64,11 @@ class Schema:
     refuse: Callable[[sqlite3.Connection], None] = _nothing_to_refuse
 
     @property
+    def oldest(self) -> int:
+        """The oldest version that this code brings further."""
+        return self.migrations[0].version if self.migrations else 0
+
+    @property
     def newest(self) -> int:
         """The version this code brings a file to."""
         return self.migrations[-1].version if self.migrations else 0
@@ -81,8 +87,9 @@ def load_migrations(package: str, folder: str) -> tuple[Migration, ...]:
             raise InvalidInputError(f"{file.name}: a migration is named 0001_what_it_does.sql")
         found.append(Migration(int(match[1]), file.name, file.read_text(encoding="utf-8")))
     found.sort(key=lambda migration: migration.version)
-    if [m.version for m in found] != list(range(1, len(found) + 1)):
-        raise InvalidInputError(f"{folder}: migrations must count up from 0001 without a gap")
+    first = found[0].version if found else 1
+    if [m.version for m in found] != list(range(first, first + len(found))):
+        raise InvalidInputError(f"{folder}: migrations must count up without a gap")
     return tuple(found)
 
 
@@ -100,9 +107,16 @@ def applied_version(conn: sqlite3.Connection, schema: Schema) -> int:
 def pending(conn: sqlite3.Connection, schema: Schema) -> tuple[Migration, ...]:
     """The migrations that a file still lacks; writes nothing.
 
-    Raises UnknownSchemaError for a file that a newer version of the library wrote.
+    Raises UnknownSchemaError for a file that a newer version of the library wrote, or one so old
+    that no migration starts from it.
     """
     version = applied_version(conn, schema)
+    if 0 < version < schema.oldest:
+        raise UnknownSchemaError(
+            f"its {schema.versions_table} are at version {version}, from before the first release, "
+            f"and releases read {schema.oldest} and later. Start a new file, or use the version "
+            "that wrote it. The file was left as it is."
+        )
     if version > schema.newest:
         raise UnknownSchemaError(
             f"its {schema.versions_table} are at version {version} and this release knows "

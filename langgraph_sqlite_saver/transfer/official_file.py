@@ -126,6 +126,10 @@ class OfficialFile:
     def _begin(self) -> None:
         with self._translated():
             self._conn.execute("BEGIN")
+            if self._is_ours():
+                raise UnknownSchemaError(
+                    f"{self.name} is a file of langgraph-sqlite-saver already: use it as it is"
+                )
             for table, wanted in _COLUMNS.items():
                 columns = self._conn.execute("SELECT name FROM pragma_table_info(?)", (table,))
                 found = {name for (name,) in columns}
@@ -138,10 +142,12 @@ class OfficialFile:
             ORDER BY {path}, task_id, idx
         """  # noqa: S608 - one of two names
 
+    def _is_ours(self) -> bool:
+        """Whether it has our tables; the official saver, tried on it, has added its `writes`."""
+        names = {name for (name,) in self._conn.execute("SELECT name FROM sqlite_master")}
+        return names >= {"checkpoint_migrations", "checkpoint_blobs"}
+
     def _what_is_wrong(self, table: str, missing: set[str]) -> str:
-        query = "SELECT 1 FROM sqlite_master WHERE name = 'checkpoint_blobs'"
-        if self._conn.execute(query).fetchone():
-            return f"{self.name} is a file of langgraph-sqlite-saver already: use it as it is"
         return (
             f"{self.name} was not written by langgraph-checkpoint-sqlite 2 or 3: its table "
             f"{table!r} lacks {', '.join(sorted(missing))}"

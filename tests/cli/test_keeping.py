@@ -19,11 +19,12 @@ from savers.helpers import (
     rows,
     save,
     unsound,
-    write_version_two,
 )
 
 from langgraph_sqlite_saver import SqliteSaver
+from langgraph_sqlite_saver.checkpoints.schema import SCHEMA
 from langgraph_sqlite_saver.cli import output
+from langgraph_sqlite_saver.database import Migration
 
 from .conftest import Cli, cells
 
@@ -217,18 +218,11 @@ def test_copy(cli: Cli, chains: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args",
-    [
-        ["prune", "a"], ["delete", "a"], ["expire", "--older-than", "1d"],
-        ["migrations", "--apply"],
-    ],
-)  # fmt: skip
+    "args", [["prune", "a"], ["delete", "a"], ["expire", "--older-than", "1d"]]
+)
 def test_nobody_to_ask(cli: Cli, chains: Path, args: list[str]) -> None:
     """Where nobody can be asked, what deletes needs --yes."""
     command, *others = args
-    if command == "migrations":
-        write_version_two(chains.with_name("old.db"), 3)
-        chains = chains.with_name("old.db")
     before = chains.read_bytes()
     assert "--yes" in cli.problem(command, chains, *others, status=2)
     cli(command, chains, *others, "--json", status=2)
@@ -278,21 +272,39 @@ def test_migrations(cli: Cli, chains: Path) -> None:
         [name, "applied"] for name in expected
     ]
     found = cli.json("migrations", chains)
-    assert found["version"] == found["newest_known"] == len(expected)
+    assert found["version"] == found["newest_known"] == 9 + len(expected)
 
 
-def test_older_files(cli: Cli, tmp_path: Path) -> None:
+@pytest.fixture
+def later_release(chains: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release with one migration more than the one that wrote the file."""
+    step = Migration(SCHEMA.newest + 1, "later_step.sql", "CREATE TABLE later (n INTEGER);")
+    monkeypatch.setitem(SCHEMA.__dict__, "migrations", (*SCHEMA.migrations, step))
+
+
+@pytest.mark.usefixtures("later_release")
+def test_older_files(cli: Cli, chains: Path) -> None:
     """Looking does not migrate; migrations tells what is pending, and applies it when told."""
-    path = tmp_path / "old.db"
-    write_version_two(path, 5)
-    before = path.read_bytes()
-    for args in (["threads"], ["show", "t"], ["state", "t"], ["check"]):
-        said = cli.problem(args[0], path, *args[1:])
-        assert said.endswith(f"langgraph-sqlite migrations {path} --apply")
-    assert "pending" in cli("migrations", path, status=1)
-    assert path.read_bytes() == before and names(tmp_path) == ["old.db"]
-    assert "pending" not in cli("migrations", path, "--apply", "--yes")
-    assert len(cells(cli("show", path, "t"))) == 5
+    before = chains.read_bytes()
+    for args in (["threads"], ["show", "b"], ["state", "b"], ["check"]):
+        said = cli.problem(args[0], chains, *args[1:])
+        assert said.endswith(f"langgraph-sqlite migrations {chains} --apply")
+    assert "pending" in cli("migrations", chains, status=1)
+    assert "--yes" in cli.problem("migrations", chains, "--apply", status=2)
+    assert chains.read_bytes() == before and names(chains.parent) == [chains.name]
+    assert "pending" not in cli("migrations", chains, "--apply", "--yes")
+    assert len(cells(cli("show", chains, "b"))) == 5
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_files_from_before_the_first_release(cli: Cli, chains: Path, version: int) -> None:
+    """Every command refuses them with a sentence of their own, and leaves them as they are."""
+    execute(chains, "UPDATE checkpoint_migrations SET v = ?", version)
+    before = chains.read_bytes()
+    for args in (["threads"], ["check"], ["compact"], ["migrations"], ["migrations", "--apply"]):
+        said = cli.problem(args[0], chains, *args[1:])
+        assert f"version {version}, from before the first release" in said
+    assert chains.read_bytes() == before and names(chains.parent) == [chains.name]
 
 
 def test_newer_files(cli: Cli, chains: Path) -> None:

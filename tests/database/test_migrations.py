@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from langgraph_sqlite_saver.database import (
     InvalidInputError,
     Migration,
     MigrationError,
+    Schema,
     UnknownSchemaError,
     load_migrations,
 )
@@ -78,6 +80,24 @@ def test_a_file_of_a_newer_release_is_refused_untouched(path: Path) -> None:
             db.write(insert, 1)
         with pytest.raises(UnknownSchemaError):
             db.read(numbers)
+    assert hashlib.sha256(path.read_bytes()).digest() == before
+    assert beside(path) == set()
+
+
+@pytest.mark.parametrize("connection", ["path", "borrowed"])
+def test_a_file_older_than_the_first_migration_is_refused_untouched(
+    path: Path, connection: str
+) -> None:
+    """No migration starts from it; the error says which versions are read."""
+    with Database(path, schemas=[schema(FIRST, SECOND)]) as db:
+        db.open()
+    before = hashlib.sha256(path.read_bytes()).digest()
+    later = Schema("own_migrations", (Migration(10, "0010_step.sql", "CREATE TABLE more (n);"),))
+    with closing(sqlite3.connect(path, check_same_thread=False)) as conn:
+        with Database(path if connection == "path" else conn, schemas=[later]) as db:
+            for _ in range(2):
+                with pytest.raises(UnknownSchemaError, match=r"version 2.*releases read 10"):
+                    db.read(numbers)
     assert hashlib.sha256(path.read_bytes()).digest() == before
     assert beside(path) == set()
 
@@ -157,12 +177,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_files_are_loaded_in_order(package: Path) -> None:
     """By number, whatever order the directory has."""
-    for name in ("0002_b.sql", "0001_a_long_name.sql"):
+    for name in ("0011_b.sql", "0010_a_long_name.sql"):
         (package / name).write_text(f"-- {name}")
     loaded = load_migrations(package.parent.name, "steps")
     assert [(m.version, m.name, m.sql) for m in loaded] == [
-        (1, "0001_a_long_name.sql", "-- 0001_a_long_name.sql"),
-        (2, "0002_b.sql", "-- 0002_b.sql"),
+        (10, "0010_a_long_name.sql", "-- 0010_a_long_name.sql"),
+        (11, "0011_b.sql", "-- 0011_b.sql"),
     ]
 
 
@@ -174,7 +194,6 @@ def test_files_are_loaded_in_order(package: Path) -> None:
         ["0001_A.sql"],
         ["0001_.sql"],
         ["0001_a.sql", "0002_b.txt"],
-        ["0002_a.sql"],
         ["0001_a.sql", "0003_b.sql"],
         ["0001_a.sql", "0001_b.sql"],
     ],

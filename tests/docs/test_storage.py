@@ -145,21 +145,12 @@ def full(path: Path) -> None:
         fill(saver)
 
 
-def without_history_columns(path: Path) -> None:
-    """A file as version 2 of the tables has it."""
+def by_hand(path: Path) -> None:
+    """Values as another program may add them, and a saver that went on with them."""
     full(path)
     with closing(sqlite3.connect(path)) as conn:
-        for column in ("base", "size", "token", "number"):
-            conn.execute(f"ALTER TABLE checkpoint_blobs DROP COLUMN {column}")
-        for column in ("base", "size"):
-            conn.execute(f"ALTER TABLE checkpoint_writes DROP COLUMN {column}")
-        conn.execute("DELETE FROM checkpoint_migrations WHERE v > 2")
+        conn.execute("UPDATE checkpoint_blobs SET token = NULL, number = NULL")
         conn.commit()
-
-
-def upgraded(path: Path) -> None:
-    """An old file that has been gone on with."""
-    without_history_columns(path)
     with SqliteSaver(path) as saver:
         chat(saver, turns=3)
 
@@ -218,7 +209,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     for each in (
         compact,
         full,
-        upgraded,
+        by_hand,
         compacted,
         pruned,
         copied,
@@ -444,10 +435,13 @@ def test_the_script_reads_a_file_in_use(path: Path) -> None:
 
 def test_errors_name_the_remedy(path: Path) -> None:
     """In one sentence on stderr."""
-    without_history_columns(path)
-    assert "version 2, not 3: let a saver open (and upgrade) it" in run(path).stderr
-    with SqliteSaver(path) as saver:
-        saver.compact()
+    compact(path)
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("INSERT INTO checkpoint_migrations VALUES (11)")
+        conn.commit()
+        assert "version 11, not 10: see the docs of that version" in run(path).stderr
+        conn.execute("DELETE FROM checkpoint_migrations WHERE v = 11")
+        conn.commit()
     assert "no such checkpoint: FILE alone shows" in run(path, "nobody").stderr
     for damage, reason in (
         ("token = token + 1", "one is not what it was: restore the file from a backup"),
@@ -502,9 +496,9 @@ def test_the_page_names_every_column_of_every_table(path: Path) -> None:
             for (name,) in tables
             if not name.startswith("sqlite_")
         }
-        assert rows_of(conn, "SELECT max(v) FROM checkpoint_migrations") == [(3,)]
+        assert rows_of(conn, "SELECT max(v) FROM checkpoint_migrations") == [(10,)]
     assert described == columns
-    assert "the version of the tables: **3**" in PAGE
+    assert "the version of the tables: **10**" in PAGE
 
 
 def base_number(number: int) -> int:

@@ -5,7 +5,6 @@ Checkpoint number 7 has the id "000007", so that numbers sort as ids do.
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import random
 import re
@@ -18,6 +17,8 @@ from typing import Any
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver as OfficialSaver
+
+from langgraph_sqlite_saver import SqliteSaver
 
 LIST = ["not", "a", "primitive"]  # a value that lies in checkpoint_blobs
 
@@ -318,16 +319,15 @@ def unsound(path: Path) -> list[tuple[Any, ...]]:
     return found
 
 
-def write_version_two(path: Path, turns: int, thread: str = "t") -> None:
-    """A file as the release before differences left it: a conversation, and a pending write."""
+def write_as_it_is(path: Path, turns: int, thread: str = "t") -> None:
+    """A file that another program wrote by docs/storage.md: a conversation, and a pending write.
+
+    Every value lies as it is, without what makes it a base for others.
+    """
     serde = JsonPlusSerializer()
-    folder = importlib.resources.files("langgraph_sqlite_saver.migrations") / "checkpoints"
+    with SqliteSaver(path) as saver:
+        saver.setup()
     with closing(sqlite3.connect(path)) as conn, conn:
-        conn.execute("CREATE TABLE checkpoint_migrations (v INTEGER PRIMARY KEY)")
-        for number in (1, 2):
-            (script,) = (f for f in folder.iterdir() if f.name.startswith(f"{number:04}_"))
-            conn.executescript(script.read_text())
-            conn.execute("INSERT INTO checkpoint_migrations VALUES (?)", (number,))
         for turn in range(1, turns + 1):
             made = checkpoint(turn, {}, {"messages": version("str", turn)})
             conn.execute(
@@ -335,10 +335,12 @@ def write_version_two(path: Path, turns: int, thread: str = "t") -> None:
                 (thread, id_of(turn), id_of(turn - 1 or None), json.dumps(made)),
             )
             conn.execute(
-                "INSERT INTO checkpoint_blobs VALUES (?, '', 'messages', ?, ?, ?)",
+                "INSERT INTO checkpoint_blobs (thread_id, channel, version, type, blob) "
+                "VALUES (?, 'messages', ?, ?, ?)",
                 (thread, version("str", turn), *serde.dumps_typed(messages(turn))),
             )
         conn.execute(
-            "INSERT INTO checkpoint_writes VALUES (?, '', ?, 'task', '', 0, 'messages', ?, ?)",
+            "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type, "
+            "blob) VALUES (?, ?, 'task', 0, 'messages', ?, ?)",
             (thread, id_of(turns), *serde.dumps_typed(messages(turns))),
         )

@@ -30,7 +30,7 @@ from .helpers import (
     unsound,
     values,
     version,
-    write_version_two,
+    write_as_it_is,
 )
 
 BLOBS = "SELECT * FROM checkpoint_blobs WHERE thread_id = ? ORDER BY version"
@@ -139,9 +139,9 @@ def test_a_fork_is_compacted_with_its_branches(open_: Any, database_path: Path, 
     assert unsound(database_path) == []
 
 
-def test_a_file_of_the_release_before_is_compacted(open_: Any, database_path: Path) -> None:
-    """Its values have been stored without what makes them a base; they get it."""
-    write_version_two(database_path, 40)
+def test_values_that_lie_as_they_are_are_compacted(open_: Any, database_path: Path) -> None:
+    """They were stored without what makes them a base, and get it."""
+    write_as_it_is(database_path, 40)
     saver = open_()
     before, size = everything(saver), saver.stats().blob_bytes
     saver.compact()

@@ -27,7 +27,7 @@ from .helpers import (
     unsound,
     values,
     version,
-    write_version_two,
+    write_as_it_is,
 )
 
 SECRET: Any = EncryptedSerializer.from_pycryptodome_aes(key=b"0123456789abcdef")
@@ -286,11 +286,11 @@ def test_a_plain_file_goes_on_with_encryption(
     assert SHORT.encode() not in content
 
 
-def test_a_plain_file_of_the_release_before_goes_on_with_encryption(
+def test_a_file_whose_values_lie_as_they_are_goes_on_with_encryption(
     open_: Any, database_path: Path
 ) -> None:
     """Its values have neither frames nor tokens."""
-    write_version_two(database_path, 12)
+    write_as_it_is(database_path, 12)
     saver = open_()
     expect(saver, 12)
     converse(saver, 24, start=13)
@@ -299,11 +299,11 @@ def test_a_plain_file_of_the_release_before_goes_on_with_encryption(
     assert unsound(database_path) == []
 
 
-def test_an_encrypted_file_of_the_release_before_is_read_and_compacted(
+def test_values_that_were_encrypted_as_they_are_are_read_and_compacted(
     open_: Any, database_path: Path
 ) -> None:
-    """Values were enciphered whole then, as EncryptedSerializer itself does it."""
-    write_version_two(database_path, 24)
+    """As EncryptedSerializer itself does it."""
+    write_as_it_is(database_path, 24)
     for (name,) in rows(database_path, "SELECT version FROM checkpoint_blobs"):
         execute(
             database_path,

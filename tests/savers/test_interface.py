@@ -182,4 +182,4 @@ def test_setup_is_allowed_and_not_needed(database_path: Path) -> None:
     with SqliteSaver(database_path) as saver:
         saver.setup()
         saver.setup()
-        assert count(database_path, "checkpoint_migrations") == 3
+        assert count(database_path, "checkpoint_migrations") == 1

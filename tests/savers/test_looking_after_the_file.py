@@ -75,7 +75,7 @@ def test_stats_counts_and_weighs(every_saver: Any, database_path: Path) -> None:
     assert stats.wal_bytes == Path(f"{database_path}-wal").stat().st_size
     assert (stats.journal_mode, stats.synchronous) == ("wal", "NORMAL")
     assert stats.sqlite_version == sqlite3.sqlite_version
-    assert stats.schema_version == 3
+    assert stats.schema_version == 10
     assert stats.as_dict()["checkpoints"] == 5
 
 

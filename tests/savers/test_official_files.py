@@ -1,4 +1,4 @@
-"""A file that the official saver wrote is refused and left alone; a user's own tables too."""
+"""The official saver's files are refused and left alone, and it can't save into one of ours."""
 
 from __future__ import annotations
 
@@ -9,15 +9,30 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import aiosqlite
 import pytest
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver as OfficialAsyncSaver
+from langgraph.graph import START, StateGraph
 
 from langgraph_sqlite_saver import AsyncSqliteSaver, SqliteSaver, UnknownSchemaError
+from langgraph_sqlite_saver.transfer import import_official
 
-from .helpers import chain, count, names, numbers, official_saver, place, rows, save
+from .helpers import (
+    LIST,
+    chain,
+    count,
+    execute,
+    names,
+    numbers,
+    official_saver,
+    place,
+    rows,
+    save,
+)
 
 WRITE_AND_DIE = """
 import asyncio, os, signal, sys
@@ -170,6 +185,112 @@ def test_through_a_borrowed_aiosqlite_connection_too(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert contents(tmp_path) == before
+
+
+# --- the official saver on a file of ours
+
+
+class State(TypedDict):
+    x: int
+
+
+def graph(saver: Any) -> Any:
+    build = StateGraph(State)
+    build.add_node("n", lambda state: {"x": state["x"] + 1})
+    build.add_edge(START, "n")
+    return build.compile(checkpointer=saver)
+
+
+NEW = place(thread="new", ns=None)
+
+SAVES: dict[str, Callable[[Any], Any]] = {
+    "put": lambda saver: save(saver, 9, {"a": LIST}, thread="new"),
+    "put over one of ours": lambda saver: save(saver, 2, {"a": LIST}),
+    "update_state": lambda saver: graph(saver).update_state(NEW, {"x": 1}),
+    **{
+        f"invoke, durability={durability}": partial(
+            lambda durability, saver: graph(saver).invoke({"x": 1}, NEW, durability=durability),
+            durability,
+        )
+        for durability in ("sync", "async", "exit")
+    },
+}
+
+
+def everything_of_ours(path: Path) -> Any:
+    """Every row of our tables, and what a saver says of them."""
+    tables = ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "checkpoint_migrations")
+    with SqliteSaver(path) as saver:
+        told = (list(saver.list(None)), saver.threads(), saver.stats().as_dict(), saver.check())
+        assert told[3] == []
+        told[2].update(file_bytes=0, wal_bytes=0, free_bytes=0)
+    return told, [rows(path, f"SELECT * FROM {each} ORDER BY 1, 2, 3, 4") for each in tables[:3]]
+
+
+@pytest.fixture
+def ours(database_path: Path) -> Path:
+    """A file of ours: inline values, blobs, a pending write."""
+    with SqliteSaver(database_path) as saver:
+        chain(saver, 5)
+        saver.put_writes(place(5), [("c", LIST)], "task")
+    return database_path
+
+
+@pytest.mark.parametrize("way", SAVES)
+def test_the_official_saver_fails_at_its_first_save_to_a_file_of_ours(way: str, ours: Path) -> None:
+    """The error says what to import; nothing of ours is another, nor told otherwise."""
+    before = everything_of_ours(ours)
+    with official_saver(ours) as theirs:
+        with pytest.raises(sqlite3.IntegrityError, match="import the saver from langgraph_sqlite_"):
+            SAVES[way](theirs)
+    assert everything_of_ours(ours) == before
+    with SqliteSaver(ours) as saver:
+        assert graph(saver).invoke({"x": 1}, NEW) == {"x": 2}
+
+
+def test_the_official_async_saver_too(ours: Path) -> None:
+    """As the blocking one."""
+    before = everything_of_ours(ours)
+
+    async def scenario() -> None:
+        async with OfficialAsyncSaver.from_conn_string(str(ours)) as theirs:
+            with pytest.raises(sqlite3.IntegrityError, match="langgraph_sqlite_saver"):
+                await graph(theirs).ainvoke({"x": 1}, NEW)
+
+    asyncio.run(scenario())
+    assert everything_of_ours(ours) == before
+
+
+def test_a_file_of_ours_is_never_taken_for_an_official_one(ours: Path) -> None:
+    """Though the official saver has left a table of its own there, with writes in it."""
+    with official_saver(ours) as theirs:
+        theirs.put_writes(place(7, "new"), [("c", 1)], "task")
+    assert count(ours, "writes") == 1
+    with pytest.raises(UnknownSchemaError, match="langgraph-sqlite-saver already"):
+        import_official(ours, ours.with_name("new.db"))
+    with closing(sqlite3.connect(ours, check_same_thread=False)) as conn:
+        for target in (ours, conn):
+            with closing(SqliteSaver(target)) as saver:
+                assert numbers(list(saver.list(None))) == [5, 4, 3, 2, 1]
+
+
+# --- files from before the first release
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_file_from_before_the_first_release_is_refused_untouched(
+    version: int, ours: Path
+) -> None:
+    """In a sentence of its own, by path and by connection."""
+    execute(ours, "UPDATE checkpoint_migrations SET v = ?", version)
+    before = contents(ours.parent)
+    with closing(sqlite3.connect(ours, check_same_thread=False)) as conn:
+        for target in (ours, conn):
+            with closing(SqliteSaver(target)) as saver:
+                for call in CALLS.values():
+                    with pytest.raises(UnknownSchemaError, match="before the first release"):
+                        call(saver)
+    assert contents(ours.parent) == before
 
 
 # --- a user's own tables
