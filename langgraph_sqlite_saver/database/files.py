@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 from urllib.request import url2pathname
 
 from . import migrations
@@ -32,6 +32,7 @@ from .errors import (
     translated,
 )
 from .migrations import Schema
+from .names import check_path, check_uri
 from .pragmas import PragmaValue, set_connection_pragmas, set_file_pragmas
 
 OLDEST_SQLITE = (3, 35, 0)
@@ -63,22 +64,25 @@ class Location:
             return cls._of_uri(text)
         if text in ("", ":memory:"):
             return cls(text or "a temporary database", None)
+        check_path(text)
         return cls(text, os.path.realpath(text))
 
     @classmethod
     def _of_uri(cls, uri: str) -> Location:
-        parts = urlsplit(uri)
-        query = tuple(parse_qsl(parts.query, keep_blank_values=True))
+        parts = _parts(uri)
+        # As SQLite reads it: a "+" is one.
+        query = tuple(parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True))
         options = dict(query)
         if options.get("mode", "rwc") not in ("ro", "rw", "rwc", "memory"):
             raise InvalidInputError(f"{uri}: mode is ro, rw, rwc or memory")
-        path = unquote(parts.path)
+        path = unquote(parts.path, errors="surrogateescape")  # bytes that are no UTF-8 stay
+        check_uri(uri, parts.netloc, path)
         if options.get("mode") == "memory" or path in ("", ":memory:"):
             return cls(uri, None, query)
         read_only = options.get("mode") == "ro" or options.get("immutable") == "1"
         kept = tuple((k, v) for k, v in query if k not in ("mode", "cache"))
         must_exist = options.get("mode") == "rw"
-        path = os.path.realpath(url2pathname(parts.path))
+        path = os.path.realpath(path if os.name != "nt" else url2pathname(parts.path))
         return cls(uri, path, kept, read_only, must_exist)
 
     @property
@@ -95,7 +99,15 @@ class Location:
         """The URI to open it with."""
         if self.path is None:
             return self.name if self.name.startswith("file:") else ":memory:"
-        return f"{Path(self.path).as_uri()}?{urlencode((*self.query, *options.items()))}"
+        query = urlencode((*self.query, *options.items()), quote_via=quote)
+        return f"{Path(self.path).as_uri()}?{query}"
+
+
+def _parts(uri: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError as error:  # a host that none can be
+        raise InvalidInputError(f"{uri} is not a URI of a file: {error}") from error
 
 
 def connect(uri: str) -> sqlite3.Connection:

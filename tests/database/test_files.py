@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
+import sqlite3
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from langgraph_sqlite_saver.database import CannotOpenError, Database
+from langgraph_sqlite_saver.database import CannotOpenError, Database, InvalidInputError
 
 from .helpers import (
     DEADLOCK,
@@ -155,3 +158,71 @@ def test_a_relative_path_stays_where_it_was(path: Path, monkeypatch: pytest.Monk
         monkeypatch.chdir("/")
         db.write(create)
     assert path.exists()
+
+
+HOME = os.path.expanduser("~")  # noqa: PTH111
+
+# What programs keep in a setting named after a database, and what the error says to pass.
+NO_PATHS = {
+    "sqlite:///agent.db": "'agent.db'",
+    "sqlite:////srv/agent.db": "'/srv/agent.db'",
+    "sqlite+aiosqlite:///data/agent.db?timeout=5": "'data/agent.db'",
+    "sqlite://": "':memory:'",
+    "sqlite:agent.db": "'agent.db'",
+    "postgresql://ann:secret@host/agents": "a PostgreSQL server: pass the path of an SQLite file",
+    "postgresql+psycopg://ann:secret@host/agents": "a PostgreSQL server",
+    "redis://:secret@host:6379/0": "a Redis server",
+    "https://host/agent.db": "a URL",
+    "~/agent.db": f"'{HOME}/agent.db'",
+    "~": f"'{HOME}'",
+    "$HOME/agent.db": f"'{HOME}/agent.db'",
+    "file://server/share/agent.db": "a host.*mounted",
+    "file://agent.db": "a host.*file:agent.db",
+    "file://[agent.db": "not a URI",
+    "file:///C:/data/agent.db": "a path of Windows",
+    "C:\\data\\agent.db": "a path of Windows",
+}
+
+
+@pytest.mark.parametrize("text", NO_PATHS)
+def test_what_is_not_meant_as_a_path_is_named(
+    text: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to pass instead, without a password, and nothing is made."""
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(InvalidInputError, match=NO_PATHS[text]) as raised:
+        Database(text).open()
+    assert "secret" not in str(raised.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_path_object_made_of_a_url_is_named_too(path: Path) -> None:
+    """It has lost a slash."""
+    with pytest.raises(InvalidInputError, match=r"'agent\.db'"):
+        Database(Path("sqlite:///agent.db"))
+
+
+@pytest.mark.parametrize("name", ["~agent.db", "a:b", "redis:cache", "./~/agent.db", "100$", "$x"])
+def test_names_that_only_look_alike_are_paths(
+    name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are made as they are named."""
+    monkeypatch.chdir(path.parent)
+    Path("~").mkdir()
+    with Database(name) as db:
+        db.write(create)
+    assert Path(name).is_file()
+
+
+def test_uris_name_the_file_that_sqlite_takes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no UTF-8, a "+", the local host: as SQLite reads them."""
+    monkeypatch.chdir(path.parent)
+    for number, uri in enumerate(("file:caf%E9.db", "file:a+b.db?psow=1", "file:50%.db"), 1):
+        with closing(sqlite3.connect(uri, uri=True)) as conn, conn:
+            conn.execute("CREATE TABLE numbers (n)")
+            conn.execute("INSERT INTO numbers VALUES (?)", (number,))
+        with Database(uri) as db:
+            assert db.read(numbers) == [number]
+    with Database(f"file://localhost{path}") as db:
+        db.write(create)
+    assert path.is_file()
