@@ -214,6 +214,8 @@ class Contents:
             data = decompress(data) if base is None else self._undone(data, base)
             check_size(len(data), size)
             return kind, data
+        except SerializationError:  # of what it rests on
+            raise
         except (FrameError, ValueError) as error:  # ValueError: the JSON of `base`
             raise self.damaged(row, str(error)) from error
 

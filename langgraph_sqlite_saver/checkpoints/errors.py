@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from functools import lru_cache
+from typing import Any
+
 from ..database import InvalidInputError, StorageError
 
 
@@ -10,7 +14,58 @@ class InvalidConfigError(InvalidInputError):
 
 
 class SerializationError(StorageError, TypeError):
-    """A value cannot be stored, and nothing of the call was; or one cannot be read."""
+    """A value cannot be stored, and nothing of the call was; or one cannot be read.
+
+    Where a serializer or a cipher raised an error, it is the `__cause__`, and this one is caught by
+    its class as well: `except ValueError` for a ValueError.
+    """
+
+    @classmethod
+    def of(cls, message: str, error: Exception) -> SerializationError:
+        """One that is also of the class of `error`, which a serializer raised."""
+        kind: Any = type(error)
+        made = _like(kind)(message)
+        made.__dict__.update(error.__dict__)  # what a class of the caller's own carries
+        return made
+
+
+# Classes that mean something to whoever runs our code: a generator, a queue, the database layer.
+_NOT_LIKE = (StopIteration, StopAsyncIteration, sqlite3.Error, StorageError)
+
+
+@lru_cache(maxsize=100)
+def _like(kind: Any) -> type[SerializationError]:
+    """A SerializationError that is a `kind`, or the next of its bases that can be had."""
+    if issubclass(kind, _NOT_LIKE):
+        return SerializationError
+    for base in kind.__mro__:
+        if issubclass(SerializationError, base):
+            break
+        try:
+            return _combined(kind, base)
+        except Exception:  # it is final, as pydantic's is, or wants something of its subclasses
+            continue
+    return SerializationError
+
+
+def _combined(kind: type[Exception], base: Any) -> type[SerializationError]:
+    def reduce(self: SerializationError) -> Any:
+        return _again, (kind, *self.args), self.__dict__
+
+    name = f"SerializationError[{base.__name__}]"
+    members: dict[str, Any] = {
+        "__module__": __name__,
+        "__reduce__": reduce,
+        "__doc__": SerializationError.__doc__,
+    }
+    made: type[SerializationError] = type(name, (SerializationError, base), members)
+    made("can one be made?")
+    return made
+
+
+def _again(kind: Any, message: str) -> SerializationError:
+    """One that was pickled or copied."""
+    return _like(kind)(message)
 
 
 class DamagedError(SerializationError):

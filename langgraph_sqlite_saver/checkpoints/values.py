@@ -89,10 +89,11 @@ def dumps(plain: SerializerProtocol, value: Any, channel: str) -> Blob:
     except Exception as error:
         if type(value) is int and inlines(plain):  # msgpack ends at 64 bits
             return "json", str(value).encode()
-        raise SerializationError(
+        raise SerializationError.of(
             f"the value of channel {channel!r} ({type(value).__name__}) cannot be serialised: "
             f"{error}. "
-            "Use plain data, dataclasses or pydantic models, or give the saver a serde that can."
+            "Use plain data, dataclasses or pydantic models, or give the saver a serde that can.",
+            error,
         ) from error
     return kind, data if type(data) is bytes else bytes(data or b"")
 
@@ -115,7 +116,10 @@ def seal(serde: SerializerProtocol, kind: str, data: bytes) -> Blob:
     """
     if not _ciphers(serde):
         return kind, data
-    cipher, text = serde.cipher.encrypt(data)
+    try:
+        cipher, text = serde.cipher.encrypt(data)
+    except Exception as error:
+        raise SerializationError.of(f"the cipher cannot encrypt a value: {error}", error) from error
     return f"{kind}+{cipher}", text
 
 
@@ -140,9 +144,10 @@ def _ciphers(serde: SerializerProtocol) -> TypeGuard[EncryptedSerializer]:
 
 
 def _unreadable(channel: str, kind: str, error: Exception) -> SerializationError:
-    return SerializationError(
+    return SerializationError.of(
         f"the stored value of channel {channel!r} ({kind}) cannot be read: {error}. "
-        "Give the serde, and the key, that it was saved with."
+        "Give the serde, and the key, that it was saved with.",
+        error,
     )
 
 
