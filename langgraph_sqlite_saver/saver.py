@@ -192,7 +192,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             checkpoint: What to save. One of the same id is replaced.
             metadata: Stored as JSON, with the config's metadata and configurable merged in. NaN and
                 infinities become null, lone surrogates "?", NUL characters go, dates and the like
-                become text.
+                become text; a `writes` key (of LangGraph before 1.0) is left out where JSON cannot
+                hold it.
             new_versions: The channels that changed. A hint: others are saved too if they are not.
 
         Returns:

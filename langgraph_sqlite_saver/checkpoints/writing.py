@@ -141,7 +141,7 @@ def prepare_put(
     _check(checkpoint, metadata, new_versions)
     request = Put(place, checkpoint["id"], encoder)
     merged = _merged_metadata(config, metadata)
-    request.metadata = jsontext.dump_metadata(merged)
+    request.metadata = _metadata_text(merged)
     if (run_id := merged.get("run_id")) is not None:
         request.run_id = jsontext.cleaned(str(run_id))
     inline = _sort_values(request, checkpoint, new_versions)
@@ -186,6 +186,20 @@ def _merged_metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> Ch
         raise InvalidTypeError(
             "the config's metadata and configurable must be dicts whose keys are str"
         ) from None
+
+
+def _metadata_text(metadata: Mapping[str, Any]) -> str:
+    """The metadata as JSON; without its `writes` where JSON cannot hold them.
+
+    LangGraph before 1.0 kept a step's writes there, objects too. SqliteSaver's callers find them
+    where they are JSON; PostgresSaver leaves them out.
+    """
+    try:
+        return jsontext.dump_metadata(metadata)
+    except SerializationError:
+        if "writes" not in metadata:
+            raise
+        return jsontext.dump_metadata({k: v for k, v in metadata.items() if k != "writes"})
 
 
 def _sort_values(

@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from langgraph_sqlite_saver import InvalidInputError, StorageError
+from langgraph_sqlite_saver import InvalidInputError, SerializationError, StorageError
 
 from .helpers import get, numbers, official_saver, place, save
 
@@ -68,6 +69,23 @@ def test_what_json_cannot_hold_is_replaced(saver: Any, given: Any, stored: Any) 
     """The documented replacements, so that any JSON function reads the file."""
     save(saver, 1, metadata={"key": given})
     assert get(saver, 1).metadata == {"key": stored}
+
+
+class Message(BaseModel):
+    text: str
+
+
+@pytest.mark.parametrize(
+    "writes", [{"node": {"messages": [Message(text="hi")]}}, Message(text="hi"), {"n": {1, 2}}]
+)
+def test_writes_that_json_cannot_hold_are_left_out_of_the_metadata(saver: Any, writes: Any) -> None:
+    """As PostgresSaver leaves them out; earlier LangGraphs put a step's writes there."""
+    save(saver, 1, metadata={"source": "loop", "step": 1, "writes": writes})
+    assert get(saver, 1).metadata == {"source": "loop", "step": 1}
+    for metadata in ({"other": writes}, {"other": writes, "writes": {}}):
+        with pytest.raises(SerializationError, match="'other"):
+            save(saver, 2, metadata=metadata)
+    assert get(saver, 2) is None
 
 
 def test_odd_keys_are_replaced_at_the_top_too(saver: Any) -> None:
