@@ -30,6 +30,7 @@ from .checkpoints import (
     copying,
     delta,
     listing,
+    orphans,
     overview,
     pending,
     reading,
@@ -38,7 +39,7 @@ from .checkpoints import (
     walking,
     writing,
 )
-from .checkpoints.checking import Damage
+from .checkpoints.checking import Findings
 from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
 from .checkpoints.history import History, Mode
@@ -253,11 +254,14 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         """Async `SqliteSaver.expire`."""
         moment = overview.cutoff(older_than)
         candidates = await self.database.read(overview.threads_older_than, moment)
-        return [
+        gone = [
             thread_id
             for thread_id in candidates
             if await self._delete(thread_id, retention.expire_thread, thread_id, moment)
         ]
+        for thread_id in await self.database.read(orphans.threads_with_older, moment):
+            await self._delete(thread_id, orphans.expire, thread_id, moment)
+        return gone
 
     async def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
         try:
@@ -279,7 +283,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def acheck(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
-    ) -> Sequence[Damage]:
+    ) -> Findings:
         """Async `SqliteSaver.check`; `progress` is called in the loop."""
         ids = None if thread_ids is None else thread_keys(thread_ids)
         checker = await self.database.read(checking.begin, self.serde, ids)
@@ -413,7 +417,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     def check(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
-    ) -> Sequence[Damage]:
+    ) -> Findings:
         """Blocking `acheck`."""
         return self._wait_for(self.acheck(thread_ids, progress=progress))
 

@@ -30,6 +30,7 @@ from .checkpoints import (
     copying,
     delta,
     listing,
+    orphans,
     overview,
     pending,
     reading,
@@ -38,7 +39,7 @@ from .checkpoints import (
     walking,
     writing,
 )
-from .checkpoints.checking import Damage
+from .checkpoints.checking import Findings
 from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
 from .checkpoints.history import History, Mode
@@ -279,16 +280,23 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def expire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Delete the threads whose newest checkpoint is older; returns their ids.
 
+        Pending writes whose checkpoint is not there go too, where the time in the checkpoint's id
+        (LangGraph's are UUIDs of version 6) is older. Those under other ids stay: `delete_thread`
+        deletes them.
+
         Args:
             older_than: An age, or a moment (a naive one is local time).
         """
         moment = overview.cutoff(older_than)
         candidates = self.database.read(overview.threads_older_than, moment)
-        return [
+        gone = [
             thread_id
             for thread_id in candidates
             if self._delete(thread_id, retention.expire_thread, thread_id, moment)
         ]
+        for thread_id in self.database.read(orphans.threads_with_older, moment):
+            self._delete(thread_id, orphans.expire, thread_id, moment)
+        return gone
 
     def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
         try:
@@ -310,7 +318,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     def check(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
-    ) -> Sequence[Damage]:
+    ) -> Findings:
         """Read every value, of all threads or some, and tell which cannot be read.
 
         Without `thread_ids` the file itself is checked too (PRAGMA quick_check), in one snapshot,
@@ -319,6 +327,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         Args:
             thread_ids: The threads; all if None.
             progress: Called as `progress(values_done, values_total)`; may raise to stop.
+
+        Returns:
+            A list of what cannot be read. Its `orphans` tell what is stored for checkpoints that
+            are not there, which is no damage.
         """
         ids = None if thread_ids is None else thread_keys(thread_ids)
         checker = self.database.read(checking.begin, self.serde, ids)
@@ -462,7 +474,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     async def acheck(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
-    ) -> Sequence[Damage]:
+    ) -> Findings:
         """Async `check`."""
         return await asyncio.to_thread(self.check, thread_ids, progress=progress)
 

@@ -16,6 +16,7 @@ from . import sql
 from .contents import Contents
 from .errors import DamagedError
 from .history import Place
+from .orphans import Orphans, find_readable
 from .values import inner, loads
 from .walking import BlobKey, Step, Walk, WriteKey, plan
 
@@ -41,6 +42,17 @@ class Damage:
     task_id: str | None = None
 
 
+class Findings(list[Damage]):
+    """The damages that a check found; empty if all can be read.
+
+    Attributes:
+        orphans: What is stored for checkpoints that are not there. No damage: `expire` deletes what
+            is old, `delete_thread` all of a thread.
+    """
+
+    orphans: Sequence[Orphans] = ()
+
+
 class Checked(NamedTuple):
     """What a step read, and found."""
 
@@ -51,7 +63,7 @@ class Checked(NamedTuple):
 class Checker:
     """Reads the values of a walk, in snapshots of some milliseconds each."""
 
-    def __init__(self, serde: SerializerProtocol, walk: Walk, damages: list[Damage]) -> None:
+    def __init__(self, serde: SerializerProtocol, walk: Walk, damages: Findings) -> None:
         self._serde = serde
         self.walk = walk
         self.damages = damages
@@ -120,11 +132,12 @@ def begin(conn: Connection, serde: SerializerProtocol, thread_ids: Sequence[str]
 
     Only the threads' JSON where some are named.
     """
-    damages: list[Damage] = []
+    damages = Findings()
+    damages.orphans = find_readable(conn, thread_ids)
     try:
         if thread_ids is None:
-            damages += [Damage(text) for (text,) in conn.execute("PRAGMA quick_check")]
-            damages = [each for each in damages if each.reason != "ok"]
+            found = [text for (text,) in conn.execute("PRAGMA quick_check")]
+            damages += [Damage(text) for text in found if text != "ok"]
         for thread_id in [None] if thread_ids is None else thread_ids:
             for thread, ns, checkpoint_id in conn.execute(sql.SELECT_NO_JSON, (thread_id,)):
                 reason = "its JSON, or that of its metadata, is damaged"
@@ -133,4 +146,5 @@ def begin(conn: Connection, serde: SerializerProtocol, thread_ids: Sequence[str]
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError as error:
-        return Checker(serde, Walk([], 0, (0, 0)), [*damages, Damage(str(error))])
+        damages.append(Damage(str(error)))
+        return Checker(serde, Walk([], 0, (0, 0)), damages)

@@ -47,6 +47,10 @@ class Stats:
         threads, checkpoints, blobs, writes: How many there are.
         checkpoint_bytes, blob_bytes, write_bytes: What they hold.
         logical_blob_bytes, logical_write_bytes: What they would with every value stored whole.
+        orphan_writes: Those of the writes whose checkpoint is not there: it was never saved, was
+            deleted before they came, or is just being saved. `expire` deletes old ones.
+        orphan_blobs: Those of the blobs whose thread has no checkpoint.
+        orphan_bytes: What both hold.
         schema_version: The newest migration applied.
         journal_mode, synchronous: As the writer has them.
         sqlite_version: The library in use.
@@ -65,6 +69,9 @@ class Stats:
     write_bytes: int
     logical_blob_bytes: int
     logical_write_bytes: int
+    orphan_writes: int
+    orphan_blobs: int
+    orphan_bytes: int
     schema_version: int
     journal_mode: str
     synchronous: str
@@ -108,6 +115,9 @@ def count(conn: Connection) -> dict[str, int]:
         "write_bytes",
         "logical_blob_bytes",
         "logical_write_bytes",
+        "orphan_writes",
+        "orphan_blobs",
+        "orphan_bytes",
     )
     figures = conn.execute(sql.COUNTS).fetchone()
     (version,) = conn.execute("SELECT max(v) FROM checkpoint_migrations").fetchone()

@@ -444,7 +444,34 @@ SELECT thread_id, sum(bytes), sum(coalesce(size, bytes)) FROM (
 ) GROUP BY thread_id
 """
 
-COUNTS = """
+# Pending writes whose checkpoint is not there, and values of threads that have no checkpoint.
+_WITHOUT_CHECKPOINT = """NOT EXISTS (
+    SELECT 1 FROM checkpoints AS c WHERE c.thread_id = w.thread_id
+    AND c.checkpoint_ns = w.checkpoint_ns AND c.checkpoint_id = w.checkpoint_id
+)"""
+_WITHOUT_THREAD = """NOT EXISTS (SELECT 1 FROM checkpoints AS c WHERE c.thread_id = b.thread_id)"""
+
+ORPHAN_WRITES = f"""
+SELECT thread_id, checkpoint_ns, checkpoint_id, count(*), sum(length(blob))
+FROM checkpoint_writes AS w WHERE {_WITHOUT_CHECKPOINT} GROUP BY 1, 2, 3
+"""  # noqa: S608
+
+ORPHAN_WRITES_OF_THREAD = f"""
+SELECT thread_id, checkpoint_ns, checkpoint_id, count(*), sum(length(blob))
+FROM checkpoint_writes AS w WHERE w.thread_id = ? AND {_WITHOUT_CHECKPOINT} GROUP BY 1, 2, 3
+"""  # noqa: S608
+
+ORPHAN_BLOBS = f"""
+SELECT thread_id, count(*), coalesce(sum(length(blob)), 0)
+FROM checkpoint_blobs AS b WHERE {_WITHOUT_THREAD} GROUP BY 1
+"""  # noqa: S608
+
+ORPHAN_BLOBS_OF_THREAD = f"""
+SELECT thread_id, count(*), coalesce(sum(length(blob)), 0)
+FROM checkpoint_blobs AS b WHERE b.thread_id = ? AND {_WITHOUT_THREAD} GROUP BY 1
+"""  # noqa: S608
+
+COUNTS = f"""
 SELECT
     (SELECT count(DISTINCT thread_id) FROM checkpoints),
     (SELECT count(*) FROM checkpoints),
@@ -455,5 +482,9 @@ SELECT
     (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_blobs),
     (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes),
     (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_blobs),
-    (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_writes)
-"""
+    (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_writes),
+    (SELECT count(*) FROM checkpoint_writes AS w WHERE {_WITHOUT_CHECKPOINT}),
+    (SELECT count(*) FROM checkpoint_blobs AS b WHERE {_WITHOUT_THREAD}),
+    (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes AS w WHERE {_WITHOUT_CHECKPOINT})
+    + (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_blobs AS b WHERE {_WITHOUT_THREAD})
+"""  # noqa: S608

@@ -16,6 +16,11 @@ _COUNT_BY_THREAD = "SELECT thread_id, count(*) FROM checkpoints GROUP BY thread_
 
 _COUNT_OF_THREAD = "SELECT count(*) FROM checkpoints WHERE thread_id = ?"
 
+_HAS_ORPHANS = """
+SELECT EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = ?1)
+    OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = ?1)
+"""
+
 _THREADS = """
 WITH heads AS (
     SELECT thread_id, checkpoint_ns, count(*) AS checkpoints, max(checkpoint_id) AS head
@@ -63,13 +68,13 @@ def threads(conn: Connection) -> list[Thread]:
 def counts(conn: Connection, thread_ids: Sequence[str] | None) -> dict[str, int]:
     """How many checkpoints threads have; all threads for None.
 
-    Raises InvalidInputError for one that has none.
+    Raises InvalidInputError for one that has none, nor anything else in the file.
     """
     if thread_ids is None:
         return dict(conn.execute(_COUNT_BY_THREAD).fetchall())
     found = {each: count(conn, each) for each in thread_ids}
     for each, number in found.items():
-        if not number:
+        if not number and not conn.execute(_HAS_ORPHANS, (each,)).fetchone()[0]:
             raise _no_thread(each)
     return found
 

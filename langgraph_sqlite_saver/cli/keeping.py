@@ -13,7 +13,7 @@ import typer
 
 from . import output
 from .completion import file_names, thread_ids
-from .looking import File, ThreadId
+from .looking import File, ThreadId, iso
 from .options import (
     GIVE_KEY,
     PROBLEM,
@@ -33,10 +33,15 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..checkpoints import Damage
+    from collections.abc import Sequence
+
+    from ..checkpoints import Damage, Findings, Orphans
     from ..saver import SqliteSaver
 
 _group = typer.Typer()
+
+# How many threads a sentence names.
+_NAMES = 5
 
 Threads = Annotated[
     list[str] | None,
@@ -70,7 +75,8 @@ def add_to(app: typer.Typer) -> None:
 def check(file: File, threads: Threads = None, key_env: KeyEnv = None, json: Json = False) -> None:
     """Read every value, and tell which cannot be read.
 
-    The exit status is 1 if there are any. Of enciphered values only those are read whose key is
+    The exit status is 1 if there are any. What is stored for checkpoints that are not there is told
+    too, and is no damage. Of enciphered values only those are read whose key is
     given.
     """
     from .files import look, reader
@@ -78,12 +84,12 @@ def check(file: File, threads: Threads = None, key_env: KeyEnv = None, json: Jso
 
     serde = reader(key_env, strict=True)
 
-    def gather(saver: SqliteSaver) -> list[Damage]:
+    def gather(saver: SqliteSaver) -> Findings:
         _counts(saver, threads or [])
         if isinstance(serde, PlainSerializer):
             serde.enciphered = 0
         with output.progress("checking", quiet=json, unit="values") as report:
-            return list(saver.check(threads or None, progress=report))
+            return saver.check(threads or None, progress=report)
 
     found = look(file, gather, serde)
     damages = [_told(each) for each in found if key_env is not None or not _is_enciphered(each)]
@@ -92,9 +98,11 @@ def check(file: File, threads: Threads = None, key_env: KeyEnv = None, json: Jso
         skipped += serde.enciphered
     if json:
         document = {"ok": not damages, "damages": [asdict(each) for each in damages]}
-        output.document({**document, "enciphered": skipped})
+        orphans = [{**asdict(each), "made": iso(each.made)} for each in found.orphans]
+        output.document({**document, "enciphered": skipped, "orphans": orphans})
     else:
         _show_damages(damages, key_env)
+        _show_orphans(found.orphans, file)
         if skipped:
             values = output.counted(skipped, "enciphered value")
             output.remark(f"{values} not looked into: --key-env names the variable with the key")
@@ -121,6 +129,25 @@ def _show_damages(damages: list[Damage], key_env: str | None) -> None:
     output.say(f"{places} cannot be read: restore a backup, or delete those threads.")
     if key_env is not None:
         output.say(f"If they were saved with another key than {key_env} holds, they are sound.")
+
+
+def _show_orphans(orphans: Sequence[Orphans], file: Path) -> None:
+    if writes := [each for each in orphans if each.checkpoint_id is not None]:
+        output.say(
+            f"{_weighed(writes, 'pending write')} without a checkpoint: it was never saved, was "
+            "deleted before they came, or is being saved now. That is no damage. To delete old "
+            f"ones: {typed('expire', file)} --older-than 1d"
+        )
+    if values := [each for each in orphans if each.checkpoint_id is None]:
+        output.say(f"{_weighed(values, 'value')} of threads that have no checkpoint.")
+    if unknown := sorted({each.thread_id for each in orphans if each.made is None}):
+        names = ", ".join(unknown[:_NAMES]) + (", …" if len(unknown) > _NAMES else "")
+        output.say(f"Of unknown age, and deleted with their threads only: those of {names}")
+
+
+def _weighed(orphans: Sequence[Orphans], name: str) -> str:
+    rows = output.counted(sum(each.rows for each in orphans), name)
+    return f"{rows} ({output.size(sum(each.bytes for each in orphans))})"
 
 
 def _place(damage: Damage) -> str:
@@ -277,29 +304,38 @@ def expire(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Delete the threads whose newest checkpoint is older."""
+    """Delete the threads whose newest checkpoint is older.
+
+    Also older pending writes whose checkpoint is not there; see `check`.
+    """
     moment = age(older_than, "--older-than")
     if not dry_run:
         need_yes(yes, json, "say --yes, or look first with --dry-run")
-    from ..checkpoints import overview
+    from ..checkpoints import orphans, overview
     from .files import look
 
-    found = look(file, lambda saver: saver.database.read(overview.threads_older_than, moment), None)
-    if found and not dry_run:
+    def gather(saver: SqliteSaver) -> tuple[list[str], list[Orphans]]:
+        read = saver.database.read
+        return read(overview.threads_older_than, moment), read(orphans.older_than, moment)
+
+    found, alone = look(file, gather, None)
+    writes = f" and {_weighed(alone, 'pending write')} without a checkpoint" if alone else ""
+    if (found or alone) and not dry_run:
         if not json:
             for each in found:
                 output.say(each)
-        ask(f"Delete {output.counted(len(found), 'thread')}?", yes)
+        ask(f"Delete {output.counted(len(found), 'thread')}{writes}?", yes)
         with _changing(file, None) as saver:
             found = list(saver.expire(moment))
     if json:
-        output.document({"threads": found, "dry_run": dry_run})
+        rows = sum(each.rows for each in alone)
+        output.document({"threads": found, "orphan_writes": rows, "dry_run": dry_run})
         return
     if dry_run:
         for each in found:
             output.say(each)
     would = "would be deleted" if dry_run else "deleted"
-    output.say(f"{output.counted(len(found), 'thread')} {would}.")
+    output.say(f"{output.counted(len(found), 'thread')}{writes} {would}.")
 
 
 # Threads.

@@ -173,7 +173,7 @@ def _thread_as_json(thread: Thread) -> dict[str, Any]:
         "thread_id": thread.thread_id,
         "checkpoints": thread.checkpoints,
         "namespaces": thread.namespaces,
-        "last": _iso(thread.last),
+        "last": iso(thread.last),
         "bytes": thread.bytes,
     }
 
@@ -187,7 +187,8 @@ def _time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
+    """A time for a JSON document."""
     return moment.isoformat() if moment else None
 
 
@@ -307,7 +308,7 @@ def _step_as_json(step: Step) -> dict[str, Any]:
         "parent_checkpoint_id": step.parent_id,
         "step": step.number,
         "source": step.source,
-        "time": _iso(step.time),
+        "time": iso(step.time),
         "ran": step.ran,
         "next": step.next,
         "bytes": step.bytes,
@@ -548,9 +549,12 @@ _FIGURES = {
     "writes": "pending writes",
     "checkpoint_bytes": "checkpoints take",
     "blob_bytes": "values take",
-    "logical_blob_bytes": "… stored whole they would",
+    "logical_blob_bytes": "values stored whole would take",
     "write_bytes": "pending writes take",
-    "logical_write_bytes": "… stored whole they would",
+    "logical_write_bytes": "pending writes stored whole would take",
+    "orphan_writes": "pending writes without a checkpoint",
+    "orphan_blobs": "values of threads without a checkpoint",
+    "orphan_bytes": "these two take",
     "schema_version": "migrations applied",
 }
 

@@ -16,6 +16,7 @@ from savers.helpers import (
     expect,
     names,
     numbers,
+    place,
     rows,
     save,
     unsound,
@@ -54,7 +55,9 @@ def threads(path: Path) -> dict[str, int]:
 def test_check_finds_damage(cli: Cli, chains: Path) -> None:
     """check names what cannot be read, with status 1."""
     assert cli("check", chains) == "No damage was found.\n"
-    assert cli.json("check", chains) == {"ok": True, "damages": [], "enciphered": 0}
+    assert cli.json("check", chains) == {
+        "ok": True, "damages": [], "enciphered": 0, "orphans": [],
+    }  # fmt: skip
     execute(
         chains, "UPDATE checkpoint_blobs SET blob = X'C1' WHERE thread_id = 'b' AND version = 2"
     )
@@ -215,6 +218,40 @@ def test_copy(cli: Cli, chains: Path) -> None:
     assert threads(chains) == {"a": 3, "b": 5, "c": 3}
     assert "already" in cli.problem("copy", chains, "a", "b")
     cli.problem("copy", chains, "x", "y")
+
+
+@pytest.fixture
+def late(chains: Path) -> Path:
+    """A file with 3 writes that came after their thread was deleted, and one of unknown age."""
+    with SqliteSaver(chains) as saver:
+        old = {"thread_id": "late", "checkpoint_ns": "", "checkpoint_id": ID_OF_2024}
+        for task in "abc":
+            saver.put_writes({"configurable": old}, [("c", b"x" * 1000)], task)
+        saver.put_writes(place(7, "odd"), [("c", 1)], "task")
+    return chains
+
+
+ID_OF_2024 = "1eec1f72-8c36-6000-8000-000000000000"
+
+
+def test_writes_without_a_checkpoint(cli: Cli, late: Path) -> None:
+    """check tells them from damage, stats counts them, expire deletes the old ones."""
+    said = cli("check", late)
+    assert said.startswith("No damage was found.\n4 pending writes (3.0 KB) without a checkpoint")
+    assert f"langgraph-sqlite expire {late} --older-than 1d" in said
+    assert "Of unknown age, and deleted with their threads only: those of odd\n" in said
+    found = cli.json("check", late)
+    assert (found["ok"], len(found["orphans"])) == (True, 2)
+    assert found["orphans"][0]["made"].startswith("2024-02-0")
+    assert re.search(r"pending writes without a checkpoint +4\n", cli("stats", late))
+    for *more, done in (["--dry-run", "would be deleted"], ["--yes", "deleted"]):
+        printed = cli("expire", late, "--older-than", "2025-01-01", *more)
+        assert f"and 3 pending writes (3.0 KB) without a checkpoint {done}.\n" in printed
+    dry = cli.json("expire", late, "--older-than", "2025-01-01", "--dry-run")
+    assert dry == {"threads": [], "orphan_writes": 0, "dry_run": True}
+    cli("delete", late, "odd", "--yes")
+    assert cli("check", late) == "No damage was found.\n"
+    assert threads(late) == {"b": 5}
 
 
 @pytest.mark.parametrize(
