@@ -20,6 +20,7 @@ from ..database import (
     UnknownSchemaError,
 )
 from ..database.migrations import applied_version, pending
+from ..database.names import check_path
 from ..saver import SqliteSaver
 from .options import USAGE, fail, is_at_rest, read_only, typed
 from .plain import PlainSerializer
@@ -112,6 +113,7 @@ def check_file(path: Path, *, current: bool = True, newer: bool = False) -> int:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        check_path(str(path))
         raise CannotOpenError(
             f"{path} does not exist. Name the file that the saver was given: its directory has "
             f"{_neighbours(path)}."

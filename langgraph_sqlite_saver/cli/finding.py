@@ -17,8 +17,8 @@ _COUNT_BY_THREAD = "SELECT thread_id, count(*) FROM checkpoints GROUP BY thread_
 _COUNT_OF_THREAD = "SELECT count(*) FROM checkpoints WHERE thread_id = ?"
 
 _HAS_ORPHANS = """
-SELECT EXISTS (SELECT 1 FROM checkpoint_writes WHERE thread_id = ?1)
-    OR EXISTS (SELECT 1 FROM checkpoint_blobs WHERE thread_id = ?1)
+SELECT 1 FROM checkpoint_writes WHERE thread_id = ?
+UNION ALL SELECT 1 FROM checkpoint_blobs WHERE thread_id = ? LIMIT 1
 """
 
 _THREADS = """
@@ -74,7 +74,7 @@ def counts(conn: Connection, thread_ids: Sequence[str] | None) -> dict[str, int]
         return dict(conn.execute(_COUNT_BY_THREAD).fetchall())
     found = {each: count(conn, each) for each in thread_ids}
     for each, number in found.items():
-        if not number and not conn.execute(_HAS_ORPHANS, (each,)).fetchone()[0]:
+        if not number and not conn.execute(_HAS_ORPHANS, (each, each)).fetchone():
             raise _no_thread(each)
     return found
 

@@ -17,6 +17,7 @@ import typer
 
 from ..database import CannotOpenError, Database, InvalidInputError
 from ..database.migrations import applied_version
+from ..database.names import check_path
 from ..relay import RedisUnavailableError, RelayStore, settings
 from ..relay.schema import SCHEMA
 from . import options
@@ -82,6 +83,7 @@ class Place:
             environ = os.environ if env_file is None else read_env_file(env_file)
             chosen_url = {} if redis_url is None else {"REDIS_URL": redis_url}
             found = settings.from_environment({**environ, **chosen_url})
+            check_path(str(db or found["path"]))
         except ValueError as error:  # InvalidInputError among them
             fail(str(error), USAGE)
         if str(db or found["path"]).startswith(("file:", ":memory:")):

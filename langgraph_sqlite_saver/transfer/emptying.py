@@ -21,6 +21,7 @@ from ..checkpoints.sql import BLOB_COLUMNS, COLUMNS
 from ..checkpoints.values import Blob, seal
 from ..database import CannotOpenError, Database, ReadOnlyError, migrations
 from ..database.files import Location, StrPath, take_empty_wal_away
+from ..database.names import check_path
 
 PAGE = 1_000
 
@@ -172,6 +173,7 @@ SPECIAL_WRITES = WRITES + "AND w.idx < 0"
 def opened(path: StrPath) -> Iterator[Database]:
     """A file for reading only; one of an older release is brought up to date first."""
     if not Path(path).exists():
+        check_path(str(path))
         raise CannotOpenError(f"there is no file {path}")
     location = Location.of(Path(path))
     had_wal = location.wal.exists()

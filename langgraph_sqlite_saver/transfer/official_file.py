@@ -17,6 +17,7 @@ from ..checkpoints.history import Place
 from ..database import CannotOpenError, UnknownSchemaError
 from ..database.errors import translated
 from ..database.files import DatabaseFile, Location, StrPath, take_empty_wal_away
+from ..database.names import check_path
 from .errors import TransferError
 
 _COLUMNS = {
@@ -85,6 +86,7 @@ class OfficialFile:
         self.name = str(path)
         self._path = Path(path).resolve()
         if not self._path.exists():
+            check_path(self.name)
             raise CannotOpenError(f"there is no file {path}")
         if self._path.stat().st_size == 0:
             raise CannotOpenError(f"{path} is empty")

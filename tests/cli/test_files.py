@@ -234,3 +234,27 @@ def test_ruined_files(
         assert isinstance(result.exception, (SystemExit, type(None))), result.exception
         assert result.exit_code in (0, 1)
         assert all(line.isprintable() for line in result.output.splitlines())
+
+
+@pytest.mark.parametrize("command", ["threads", "stats", "check", "compact", "import"])
+def test_a_url_given_as_a_file_is_named(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """With the path to give instead, though it has lost a slash on the way."""
+    monkeypatch.chdir(tmp_path)
+    others = ["new.db"] if command == "import" else []
+    said = cli.problem(command, "sqlite:///agent.db", *others)
+    assert said.endswith("is SQLAlchemy's URL of an SQLite file: pass the path itself, 'agent.db'")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["stats", "import-redis", "restore-backup"])
+def test_a_url_in_the_relays_settings_is_named(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Before anything is made."""
+    monkeypatch.chdir(tmp_path)
+    others = ["backup.db.gz", "--yes"] if command == "restore-backup" else []
+    env = {"SQLITE_DB_PATH": "sqlite:///data/relay.db"}
+    assert "'data/relay.db'" in cli.problem("relay", command, *others, status=2, **env)
+    assert list(tmp_path.iterdir()) == []
