@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sqlite3
 import stat
 import subprocess
@@ -160,8 +159,6 @@ def test_a_relative_path_stays_where_it_was(path: Path, monkeypatch: pytest.Monk
     assert path.exists()
 
 
-HOME = os.path.expanduser("~")  # noqa: PTH111
-
 # What programs keep in a setting named after a database, and what the error says to pass.
 NO_PATHS = {
     "sqlite:///agent.db": "'agent.db'",
@@ -173,9 +170,9 @@ NO_PATHS = {
     "postgresql+psycopg://ann:secret@host/agents": "a PostgreSQL server",
     "redis://:secret@host:6379/0": "a Redis server",
     "https://host/agent.db": "a URL",
-    "~/agent.db": f"'{HOME}/agent.db'",
-    "~": f"'{HOME}'",
-    "$HOME/agent.db": f"'{HOME}/agent.db'",
+    "~/agent.db": "'/home/ann/agent.db'",
+    "~": "'/home/ann'",
+    "$HOME/agent.db": "'/home/ann/agent.db'",
     "file://server/share/agent.db": "a host.*mounted",
     "file://agent.db": "a host.*file:agent.db",
     "file://[agent.db": "not a URI",
@@ -190,6 +187,7 @@ def test_what_is_not_meant_as_a_path_is_named(
 ) -> None:
     """With what to pass instead, without a password, and nothing is made."""
     monkeypatch.chdir(path.parent)
+    monkeypatch.setenv("HOME", "/home/ann")
     with pytest.raises(InvalidInputError, match=NO_PATHS[text]) as raised:
         Database(text).open()
     assert "secret" not in str(raised.value)
