@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.checkpoint.base.id import uuid6
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command, interrupt
 
 from langgraph_sqlite_saver import SqliteSaver
 from langgraph_sqlite_saver.checkpoints import orphans
@@ -168,3 +171,40 @@ def test_a_checkpoint_that_comes_while_they_are_deleted_keeps_its_writes(
         put(saver, checkpoint_id)
         saver.database.write(orphans.expire, "t", NOW)
         assert get(saver).pending_writes == [("task", "c", 1)]
+
+
+class State(TypedDict):
+    words: Annotated[list[str], operator.add]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+def test_a_graph_leaves_none(database_path: Path, durability: str) -> None:
+    """Interrupted, failed, resumed, or run to its end."""
+    failures = ["once"]
+
+    def asks(state: State) -> State:
+        return {"words": [interrupt("which?")]}
+
+    def fails_once(state: State) -> State:
+        if failures:
+            raise RuntimeError(failures.pop())
+        return {"words": ["done"]}
+
+    build = StateGraph(State)
+    build.add_node("asks", asks)
+    build.add_node("beside", lambda state: {"words": ["beside"]})
+    build.add_node("fails once", fails_once)
+    for node in ("asks", "beside"):
+        build.add_edge(START, node)
+        build.add_edge(node, "fails once")
+    with SqliteSaver(database_path) as saver:
+        graph = build.compile(checkpointer=saver)
+        config = place(ns=None)
+        graph.invoke({"words": []}, config, durability=durability)
+        assert saver.check().orphans == []
+        with pytest.raises(RuntimeError):
+            graph.invoke(Command(resume="this"), config, durability=durability)
+        assert saver.check().orphans == []
+        assert "done" in graph.invoke(None, config, durability=durability)["words"]
+        assert saver.check().orphans == []
+        assert saver.stats().writes > saver.stats().orphan_writes == 0
