@@ -97,7 +97,10 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
                 conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
             )
         self.history = History(history)
-        self._lineage = Lineage(lent=self.database.borrowed is not None)
+        self._lineage = Lineage(alone=self.database.path is not None)
+        # For programs that use `conn` under it, as they do with the official saver.
+        self.lock = asyncio.Lock()
+        self.is_setup = False
 
     @classmethod
     @asynccontextmanager
@@ -124,17 +127,15 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     @property
     def conn(self) -> aiosqlite.Connection | sqlite3.Connection:
-        """The connection the saver was made with; AttributeError if it was made with a path."""
-        if self.database.borrowed is None:
-            raise AttributeError(
-                "a saver made with a path has several connections: use saver.database.read(…) "
-                "and .write(…), or pass a connection of your own"
-            )
-        return self.database.borrowed
+        """A connection for your own statements: the one that the saver was made with, or, for a
+        saver made with a path, one more to its file, closed with the saver.
+        """
+        return self.database.connection
 
     async def setup(self) -> None:
-        """Open the file and make or migrate its tables now; the first call does it else."""
+        """Open the file and make or migrate its tables now. Otherwise the first call does."""
         await self.database.open()
+        self.is_setup = True
 
     async def aclose(self) -> None:
         """Complete what is under way and close the file; later calls raise. Yours stays open."""

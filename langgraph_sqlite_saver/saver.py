@@ -66,8 +66,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     Args:
         conn: A path, an SQLite URI (`file:agent.db?mode=ro`), `":memory:"`, or a
-            `sqlite3.Connection` (with `check_same_thread=False`), which stays yours: its settings
-            are kept, and while you have a transaction open, saves join it.
+            `sqlite3.Connection` (with `check_same_thread=False`), which stays yours, settings and
+            all. What is saved is committed before a call returns, whatever uses the connection
+            beside; a path is faster, and lets reads go on beside a write.
         serde: What values are serialised with; `EncryptedSerializer` keeps them secret. Metadata
             is stored in plain.
         history: `"compact"` stores large values as differences from older versions, at what
@@ -97,7 +98,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
         )
         self.history = History(history)
-        self._lineage = Lineage(lent=self.database.borrowed is not None)
+        self._lineage = Lineage(alone=self.database.path is not None)
+        # For programs that use `conn` under it, as they do with the official saver.
+        self.lock = self.database.lock
+        self.is_setup = False
 
     @classmethod
     @contextmanager
@@ -124,17 +128,28 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     @property
     def conn(self) -> sqlite3.Connection:
-        """The connection the saver was made with; AttributeError if it was made with a path."""
-        if self.database.borrowed is None:
-            raise AttributeError(
-                "a saver made with a path has several connections: use saver.database.read(…) "
-                "and .write(…), or pass a connection of your own"
-            )
-        return self.database.borrowed
+        """A connection for your own statements: the one that the saver was made with, or, for a
+        saver made with a path, one more to its file, closed with the saver.
+        """
+        return self.database.connection
+
+    @contextmanager
+    def cursor(self, transaction: bool = True) -> Iterator[sqlite3.Cursor]:
+        """A cursor of `conn`, under `lock`; at the end `conn` is committed if `transaction`."""
+        with self.lock:
+            self.setup()
+            cursor = self.conn.cursor()
+            try:
+                yield cursor
+            finally:
+                if transaction:
+                    self.conn.commit()
+                cursor.close()
 
     def setup(self) -> None:
-        """Open the file and make or migrate its tables now; the first call does it else."""
+        """Open the file and make or migrate its tables now. Otherwise the first call does."""
         self.database.open()
+        self.is_setup = True
 
     def close(self) -> None:
         """Complete what is under way and close the file; later calls raise. Yours stays open."""
@@ -346,7 +361,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         With `history="compact"` values become differences, with "full" they become whole; those
         that cannot be read stay as they are. It works in transactions of some 20 ms, while others
         write, and can be stopped at any time: what is done stays done, and the next call goes on.
-        No space is given back on a connection that is lent.
+        No space is given back through a borrowed connection.
 
         Args:
             thread_ids: The threads; all if None.

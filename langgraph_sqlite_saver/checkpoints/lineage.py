@@ -36,12 +36,13 @@ class Head(NamedTuple):
 class Lineage:
     """The newest checkpoints that this process saved, by thread and namespace; bounded.
 
-    On a `lent` connection nothing is remembered: its owner may roll back or delete what was saved,
-    and PRAGMA data_version does not show what happens on the connection itself.
+    Unless the saver is `alone` on its writer's connection nothing is remembered: who shares that
+    may roll back or delete what was saved, and PRAGMA data_version does not show what happens on
+    the connection itself.
     """
 
-    def __init__(self, *, lent: bool = False) -> None:
-        self._lent = lent
+    def __init__(self, *, alone: bool = True) -> None:
+        self._alone = alone
         self._heads: dict[tuple[str, str], Head] = {}
         self._conn: Connection | None = None
         self._deletions = 0
@@ -65,7 +66,7 @@ class Lineage:
 
     def remember(self, place: tuple[str, str], head: Head) -> None:
         """Note a checkpoint whose transaction was committed."""
-        if self._lent:
+        if not self._alone:
             return
         if len(self._heads) >= MOST_HEADS:
             self._heads.clear()

@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import WRITES_IDX_MAP
 
 from ..database import InvalidTypeError
-from . import sql
+from . import at_once, sql
 from .config import Address, check_channel, full_address_of, stored_text
 from .encoding import SMALL, Link, dump_base
 from .history import Encoder, Place
@@ -132,6 +132,21 @@ def put_writes(conn: Connection, request: Writes) -> None:
             alone = request.history.alone(request.serde, request.large[index])
             rows[index] = (*rows[index][:7], *alone[:4])
     conn.executemany(request.statement, rows)
+
+
+def put_writes_at_once(conn: Connection, request: Writes) -> Any:
+    """As `put_writes`, in one statement; NotImplemented where it takes more."""
+    assert request.encoded
+    replacing = request.statement is sql.REPLACE_WRITE
+    kind = at_once.REPLACED_WRITE if replacing else at_once.KEPT_WRITE
+    rows: list[at_once.Row] = [(kind, *row) for row in request.rows]
+    if request.links:
+        bases = {channel: (link.version, link.token) for channel, link in request.links.items()}
+        rows.append(at_once.needed(request.place, {}, bases))
+    return None if at_once.save(conn, rows) else NotImplemented
+
+
+put_writes.at_once = put_writes_at_once  # type: ignore[attr-defined]
 
 
 def _are_there(conn: Connection, request: Writes) -> bool:

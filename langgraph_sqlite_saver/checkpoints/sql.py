@@ -79,6 +79,81 @@ ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SE
     blob = excluded.blob, base = excluded.base, size = excluded.size
 """  # noqa: S608
 
+# --- put, put_writes in one statement (at_once.py): each row has a kind and up to eleven columns
+
+SAVED_COLUMNS = 12
+
+SAVE_ROWS = """
+WITH one AS (SELECT 1) INSERT INTO temp.langgraph_sqlite_saver_rows VALUES
+"""
+
+_ROWS_VIEW = """
+CREATE TEMP VIEW IF NOT EXISTS langgraph_sqlite_saver_rows AS
+SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, 0 AS f, 0 AS g, 0 AS h, 0 AS i, 0 AS j,
+    0 AS k
+"""
+
+_ROWS_TRIGGER = """
+CREATE TEMP TRIGGER IF NOT EXISTS langgraph_sqlite_saver_rows_{kind}
+INSTEAD OF INSERT ON langgraph_sqlite_saver_rows WHEN new.kind = {kind}
+BEGIN {statement}; END
+"""
+
+_BLOB_ROW = """
+INSERT INTO checkpoint_blobs (
+    thread_id, checkpoint_ns, channel, version, type, blob, base, size, token, number
+) VALUES (new.a, new.b, new.c, new.d, new.e, new.f, new.g, new.h, new.i, new.j)
+"""
+
+_CHECKPOINT_ROW = """
+INSERT INTO checkpoints (
+    thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata, run_id,
+    blob_versions
+) VALUES (new.a, new.b, new.c, new.d, new.e, new.f, new.g, new.h)
+"""
+
+_WRITE_VALUES = "(new.a, new.b, new.c, new.d, new.e, new.f, new.g, new.h, new.i, new.j, new.k)"
+
+_KEPT_WRITE_ROW = f"""
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES {_WRITE_VALUES} ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+_REPLACED_WRITE_ROW = f"""
+INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES {_WRITE_VALUES}
+ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
+    task_path = excluded.task_path, channel = excluded.channel, type = excluded.type,
+    blob = excluded.blob, base = excluded.base, size = excluded.size
+"""  # noqa: S608
+
+# new.c: {channel: version}, blobs that have to be there; new.d: {channel: [version, token]}, those
+# that others rest on
+_NEEDED_ROW = """
+SELECT raise(ABORT, 'a value that is needed is not there') FROM json_each(new.c) AS wanted
+WHERE NOT EXISTS (
+    SELECT 1 FROM checkpoint_blobs AS b WHERE b.thread_id = new.a AND b.checkpoint_ns = new.b
+    AND b.channel = wanted.key AND b.version = wanted.value
+);
+SELECT raise(ABORT, 'a value that others rest on is not there') FROM json_each(new.d) AS wanted
+WHERE NOT EXISTS (
+    SELECT 1 FROM checkpoint_blobs AS b WHERE b.thread_id = new.a AND b.checkpoint_ns = new.b
+    AND b.channel = wanted.key AND b.version = json_extract(wanted.value, '$[0]')
+    AND b.token = json_extract(wanted.value, '$[1]')
+)
+"""
+
+# By their kind, as at_once.py numbers them.
+ROWS_STATEMENTS = (
+    _BLOB_ROW, _CHECKPOINT_ROW, _KEPT_WRITE_ROW, _REPLACED_WRITE_ROW, _NEEDED_ROW
+)  # fmt: skip
+
+MAKE_SAVE_ROWS = (
+    _ROWS_VIEW,
+    *(
+        _ROWS_TRIGGER.format(kind=kind, statement=statement)
+        for kind, statement in enumerate(ROWS_STATEMENTS)
+    ),
+)
+
 # --- get_tuple, list
 
 SELECT_HEAD = f"""

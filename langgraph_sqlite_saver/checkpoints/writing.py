@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any
 
@@ -16,14 +16,14 @@ from langgraph.checkpoint.base import (
 )
 
 from ..database import InvalidInputError, InvalidTypeError
-from . import jsontext, sql
+from . import at_once, jsontext, sql
 from .config import Address, address_of, check_channel
 from .contents import Contents, Stored, holds
 from .encoding import SMALL, Chain, Columns, Encoded, Link
 from .errors import SerializationError
 from .history import Encoder
 from .jsontext import parameter
-from .lineage import Head, Lineage
+from .lineage import Head, Lineage, Moment
 from .rebasing import delete_unreferenced
 from .values import (
     EXTRAS,
@@ -330,11 +330,25 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     for channel in notes.keys() - stored.keys():
         if notes[channel] != (version := str(versions.get(channel))):
             stored[channel] = (version, notes[channel])
+    for channel, own, columns in _homeless(request):
+        notes[channel] = own
+        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *columns))
+    row = _checkpoint_row(request, notes)
+    if conn.execute(sql.INSERT_CHECKPOINT, row).rowcount == 0:
+        _replace(conn, request, row, notes)
+        lineage.deleted()
+    return Head(request.checkpoint_id, stored, moment)
+
+
+def _homeless(request: Put) -> Iterator[tuple[str, str, Encoded]]:
+    """What has no version, under one of our making: channel, version, columns."""
     for channel, blob in request.homeless:
         columns = request.history.alone(request.serde, blob)
-        notes[channel] = own = own_version(request.serde, "", blob, columns[:2])
-        conn.execute(sql.INSERT_BLOB, (*request.place, channel, own, *columns))
-    row = (
+        yield channel, own_version(request.serde, "", blob, columns[:2]), columns
+
+
+def _checkpoint_row(request: Put, notes: dict[str, str]) -> tuple[Any, ...]:
+    return (
         *request.place,
         request.checkpoint_id,
         request.parent_id,
@@ -343,18 +357,63 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
         request.run_id,
         dump_notes(notes),
     )
-    if conn.execute(sql.INSERT_CHECKPOINT, row).rowcount == 0:
-        _replace(conn, request, row, notes)
-        lineage.deleted()
-    return Head(request.checkpoint_id, stored, moment)
+
+
+def put_at_once(conn: Connection, request: Put, lineage: Lineage) -> Any:
+    """As `put`, in one statement; NotImplemented where something of it is stored already."""
+    del lineage  # it remembers nothing of such connections
+    notes = dict(request.notes)
+    rows = [_blob_row(request, channel, version, stored)
+            for channel, version, _, stored in request.small]  # fmt: skip
+    bases: dict[str, tuple[str, int]] = {}
+    request.learnt = {}
+    for each in request.large:
+        rows.append(_blob_row(request, each.channel, each.version, each.columns))
+        if each.rest:
+            bases[each.channel] = each.rest[0].version, each.rest[0].token
+        _learn(request, each, each.columns, each.rest)
+    known = _look_up_parent(conn, request) if request.unnamed or request.left_out else {}
+    trusted = {channel: version for channel, (version, _) in request.unnamed.items()}
+    for channel, version, blob in _untrusted(request, known, notes):
+        del trusted[channel]
+        alone = request.history.alone(request.serde, blob)
+        rows.append(_blob_row(request, channel, version, alone))
+    needed = {channel: notes.get(channel, version) for channel, version in trusted.items()}
+    for channel, own, columns in _homeless(request):
+        notes[channel] = own
+        rows.append(_blob_row(request, channel, own, columns))
+    row = _checkpoint_row(request, notes)
+    rows.append((at_once.CHECKPOINT, *row))
+    if needed or bases:
+        rows.append(at_once.needed(request.place, needed, bases))
+    if not at_once.save(conn, rows) and not _is_stored(conn, row):
+        return NotImplemented
+    return Head(request.checkpoint_id, {}, Moment(0, 0))
+
+
+put.at_once = put_at_once  # type: ignore[attr-defined]
+
+
+def _blob_row(request: Put, channel: str, version: str, columns: Sequence[Any]) -> at_once.Row:
+    return (at_once.BLOB, *request.place, channel, version, *columns)
+
+
+def _is_stored(conn: Connection, row: tuple[Any, ...]) -> bool:
+    """Whether that very checkpoint is there: the statement was run before."""
+    found = conn.execute(sql.SELECT_CHECKPOINT, row[:3]).fetchone()
+    return found is not None and found == (*row[:6], row[7])
 
 
 def _store_large(conn: Connection, request: Put, each: Large, notes: dict[str, str]) -> None:
     columns, rest = each.columns, each.rest
     if rest and not holds(conn, request.place, each.channel, rest[0]):
         columns, rest = request.history.alone(request.serde, each.value), ()
-    is_new = _store(conn, request, each.channel, each.version, each.value, columns, notes)
-    if is_new and columns.token is not None:
+    if _store(conn, request, each.channel, each.version, each.value, columns, notes):
+        _learn(request, each, columns, rest)
+
+
+def _learn(request: Put, each: Large, columns: Encoded, rest: Chain) -> None:
+    if columns.token is not None:
         link = Link(each.version, columns.token, columns.number or 0, *each.value)
         request.learnt[each.channel] = (link, *rest)
 
@@ -398,18 +457,25 @@ def _store_unnamed(
     known: Mapping[str, tuple[str, str]] | None,
     notes: dict[str, str],
 ) -> None:
+    """Store the values that new_versions does not name, and that are not trusted."""
+    if known is None:
+        known = _look_up_parent(conn, request)
+    for channel, version, blob in _untrusted(request, known, notes):
+        columns = request.history.alone(request.serde, blob)
+        _store(conn, request, channel, version, blob, columns, notes)
+
+
+def _untrusted(
+    request: Put, known: Mapping[str, tuple[str, str]], notes: dict[str, str]
+) -> Iterator[tuple[str, str, Blob]]:
     """Values that new_versions does not name: trusted where the parent has the same version.
 
     The parent may keep that version under a key of ours, which then holds for the child as well.
     """
-    if known is None:
-        known = _look_up_parent(conn, request)
     for channel, (version, value) in request.unnamed.items():
         parents, key = known.get(channel, (None, version))
         if parents != version or (key != version and key == no_value(version)):
-            blob = dumps(inner(request.serde), value, channel)
-            columns = request.history.alone(request.serde, blob)
-            _store(conn, request, channel, version, blob, columns, notes)
+            yield channel, version, dumps(inner(request.serde), value, channel)
         elif key != version:
             notes[channel] = key
     for channel, version in request.left_out.items():

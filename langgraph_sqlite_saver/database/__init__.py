@@ -6,6 +6,7 @@ functions of a connection. The README shows it used alone.
 
 from .aio import AsyncDatabase
 from .aiosqlite_ import AiosqliteDatabase
+from .borrowed import OwnersTransactionWarning
 from .core import Database
 from .errors import (
     CannotOpenError,
@@ -42,6 +43,7 @@ __all__ = [
     "Migration",
     "MigrationError",
     "NotADatabaseError",
+    "OwnersTransactionWarning",
     "PragmaValue",
     "ReadOnlyError",
     "Schema",

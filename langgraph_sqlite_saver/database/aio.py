@@ -22,9 +22,10 @@ from typing import Any, TypeVar, cast
 from typing_extensions import ParamSpec, Self
 
 from . import fork
+from .aiosqlite_ import AwaitableConnection
 from .core import Database, Op, Target
 from .errors import DatabaseClosedError
-from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, answer, nothing
+from .jobs import MAINTAIN, READ, TURN, WRITE, AwaitedJob, Kind, Operation, answer, nothing
 from .migrations import Schema
 from .pragmas import PragmaValue
 
@@ -84,6 +85,7 @@ class AsyncDatabase:
         self._help_due: tuple[int, float] = (0, 0.0)
         self._closing = False
         self._closed: Future[None] | None = None
+        self._awaitable: AwaitableConnection | None = None
         self._quiet = threading.Event()
         self._quiet.set()
 
@@ -102,6 +104,15 @@ class AsyncDatabase:
         """As `Database.borrowed`."""
         return self._database.borrowed
 
+    @property
+    def connection(self) -> sqlite3.Connection | AwaitableConnection:
+        """As `Database.connection`, but one that we open is awaited, as aiosqlite's are."""
+        if self._database.borrowed is not None:
+            return self._database.borrowed
+        if self._awaitable is None:
+            self._awaitable = AwaitableConnection(self._database)
+        return self._awaitable
+
     async def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.read`."""
         return cast(T, await self._run(READ, op, args, kwargs))
@@ -115,7 +126,7 @@ class AsyncDatabase:
         return cast(T, await self._run(MAINTAIN, op, args, kwargs))
 
     async def open(self) -> None:
-        """Open the database now; the first call does it else."""
+        """Open the database now. Otherwise the first call does."""
         await self._run(MAINTAIN, nothing, (), {})
 
     async def close(self) -> None:
@@ -147,9 +158,16 @@ class AsyncDatabase:
         if kind == READ and self._reads_apart:
             job = AwaitedJob(kind, op, args, _never)
             self._queue_read(job)
-        else:
-            job = AwaitedJob(kind, op, args, self._start_leading)
-            self._database.submit(job)
+            return await job.future
+        if not self._database.is_prepared:
+            await self._in_turn(TURN, self._database.prepare, ())
+        value = await self._in_turn(kind, op, args)
+        self._database.warn()
+        return value
+
+    async def _in_turn(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> Any:
+        job = AwaitedJob(kind, op, args, self._start_leading)
+        self._database.submit(job)
         return await job.future
 
     def _was_closed(self) -> DatabaseClosedError:
@@ -267,6 +285,8 @@ class AsyncDatabase:
 
     def _close(self) -> None:
         self._quiet.wait()
+        if self._awaitable is not None:
+            self._awaitable.stop()
         self._database.close()
         with self._mutex:
             executor, self._executor = self._executor, None

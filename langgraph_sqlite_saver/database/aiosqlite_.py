@@ -1,40 +1,45 @@
-"""Running operations on a connection of aiosqlite's, which its owner lends.
+"""aiosqlite's connections: running operations on one that was passed in, and giving one out.
 
 aiosqlite serves a connection on a thread of its own and has no public way to run a function there.
 `Connection._execute(function, *args)` has done it, with the same signature, since 0.2.0 (2017):
-the one private call of the library is in `_on_its_thread`.
+`_on_its_thread` calls it, and `AwaitableConnection` stands in for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import aiosqlite
 from typing_extensions import ParamSpec
 
-from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
+from .borrowed import PATIENCE, PRAGMAS_ARE_THE_OWNERS, BorrowedTransactions
 from .busy import check_lock_timeout
-from .core import Op
+from .core import Database, Op
 from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError, translated
 from .jobs import MAINTAIN, READ, WRITE, Job, Kind, nothing
 from .migrations import Schema
+from .own_cursors import OwnCursors
 from .pragmas import PragmaValue
-from .transactions import Transactions
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 _NAME = "the aiosqlite connection"
+# Between two looks whether a transaction of the owner's has ended, in seconds.
+_LOOK_AGAIN = 0.001
 
 
 class AiosqliteDatabase:
-    """`AsyncDatabase` over a lent aiosqlite connection: correct, one operation at a time.
+    """`AsyncDatabase` over a borrowed aiosqlite connection: one operation at a time.
 
-    An operation is one hop. The connection stays open at `close()`; it is started here if its
-    owner has not awaited it yet.
+    An operation is one hop, whole before anything else that uses the connection. The connection
+    stays open at `close()`; it is started here if its owner has not awaited it yet.
     """
 
     def __init__(
@@ -51,7 +56,8 @@ class AiosqliteDatabase:
         self.connection = connection
         self._schemas = tuple(schemas)
         self._lock_timeout = lock_timeout
-        self._transactions: Transactions | None = None
+        self._transactions: BorrowedTransactions | None = None
+        self._prepared = False
         self._closed = False
 
     @property
@@ -61,7 +67,7 @@ class AiosqliteDatabase:
 
     @property
     def borrowed(self) -> aiosqlite.Connection:
-        """The connection that was lent."""
+        """The connection that was passed in."""
         return self.connection
 
     async def read(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -77,7 +83,7 @@ class AiosqliteDatabase:
         return cast(T, await self._run(MAINTAIN, op, args, kwargs))
 
     async def open(self) -> None:
-        """Bring the tables up to date now; the first call does it else."""
+        """Bring the tables up to date now. Otherwise the first call does."""
         await self._run(MAINTAIN, nothing, (), {})
 
     async def close(self) -> None:
@@ -91,10 +97,17 @@ class AiosqliteDatabase:
             raise DatabaseClosedError("the saver was closed: make a new one")
         job = Job(kind, lambda conn: op(conn, *args, **kwargs), ())
         await self._start()
-        try:
-            await _on_its_thread(self.connection, self._perform, job)
-        except ValueError as error:
-            raise DatabaseClosedError(f"{_NAME} was closed by its owner") from error
+        deadline = time.monotonic() + PATIENCE
+        while not job.done:
+            patient = kind != READ and time.monotonic() < deadline
+            try:
+                await _on_its_thread(self.connection, self._perform, job, patient)
+            except ValueError as error:
+                raise DatabaseClosedError(f"{_NAME} was closed by its owner") from error
+            if not job.done:  # its owner's next statement needs the thread
+                await asyncio.sleep(_LOOK_AGAIN)
+        if self._transactions is not None:
+            self._transactions.warn()
         if job.error is not None:
             raise job.error
         return job.value
@@ -118,18 +131,65 @@ class AiosqliteDatabase:
                 "way: open a new one, or pass a path instead"
             )
 
-    def _perform(self, job: Job) -> None:
-        """Runs on the connection's thread; notes errors in the job, so that none is aiosqlite's."""
+    def _perform(self, job: Job, patient: bool) -> None:
+        """Runs on the connection's thread; notes errors in the job, so that none is aiosqlite's.
+
+        Where its owner has a transaction open and we are `patient`, nothing is done.
+        """
         try:
-            if self._transactions is None or self._transactions.provisional:
-                conn: sqlite3.Connection = self.connection._conn
-                check_borrowed(conn)
-                own = OwnCursors.ready(conn, self._schemas, _NAME, self._lock_timeout)
-                self._transactions = Transactions(own, _NAME, self._lock_timeout, lent=True)
+            conn: sqlite3.Connection = self.connection._conn
+            if patient and conn.in_transaction:
+                return
+            if self._transactions is None:
+                own = OwnCursors.of(conn)
+                self._transactions = BorrowedTransactions(
+                    own, _NAME, self._lock_timeout, patience=0
+                )
+            if not self._prepared:
+                self._transactions.prepare(self._schemas)
+                self._prepared = True
             self._transactions.run([job])
         except BaseException as error:
-            job.error = error
+            job.settle(None, error)
 
 
 async def _on_its_thread(connection: aiosqlite.Connection, function: Any, *args: Any) -> Any:
     return await connection._execute(function, *args)  # type: ignore[no-untyped-call]
+
+
+class AwaitableConnection(aiosqlite.Connection):
+    """A database's connection for the program's own statements, to be awaited as aiosqlite's are.
+
+    It is opened at the first statement and closed with the database. Its thread is an executor's,
+    which keeps no process alive and survives a closed loop.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(lambda: database.connection, iter_chunk_size=64)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="langgraph-sqlite-conn")
+
+    @property
+    def _conn(self) -> sqlite3.Connection:
+        return self._connector()
+
+    async def _execute(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        try:
+            future = self._executor.submit(partial(fn, *args, **kwargs))
+        except RuntimeError as error:
+            raise DatabaseClosedError("the saver was closed, and its connection with it") from error
+        return await asyncio.wrap_future(future)
+
+    def __await__(self) -> Generator[Any, None, aiosqlite.Connection]:
+        yield from ()
+        return self
+
+    async def close(self) -> None:
+        """Nothing: it is the saver's, and closed with it."""
+
+    def is_alive(self) -> bool:
+        """Whether statements are answered."""
+        return True
+
+    def stop(self) -> None:
+        """Refuse later statements."""
+        self._executor.shutdown(wait=True)

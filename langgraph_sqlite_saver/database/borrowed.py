@@ -1,117 +1,313 @@
-"""Connections that somebody lends us: they keep their settings, we bring our own cursors."""
+"""Connections that the user made and passed in, and that he goes on using beside us.
+
+Other threads of his may begin, commit and roll back between any two of our statements, for SQLite
+has one transaction for each connection, whoever uses it. So all that were given one connection
+share one queue (`share`), and a call returns only after its commit:
+
+* An operation that can do its work in one statement (its attribute `at_once`) does: SQLite runs a
+  statement whole, and nobody meets a transaction of ours.
+* Others run in a transaction, inside a savepoint. Where that is gone at the end, somebody committed
+  or rolled back in the middle, and the operation is run again: operations are made for it.
+* Where the owner has a transaction open, it is waited for a moment, since other threads mostly end
+  theirs. One that stays is committed, as langgraph-checkpoint-sqlite does, with a warning.
+"""
 
 from __future__ import annotations
 
+import random
 import sqlite3
-from collections.abc import Iterable, Sequence
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, cast
+from typing import Any, TypeVar, cast
 
-from . import migrations
+from . import fork, migrations
 from .busy import retry_while_busy
-from .errors import ConnectionUnusableError, translated
-from .files import check_sqlite_version, migrate
+from .errors import ConnectionUnusableError, explained, translated
+from .files import check_sqlite_version
+from .jobs import MAINTAIN, READ, Job, Then
+from .lane import Lane
 from .migrations import Schema
+from .own_cursors import OwnCursors, check_borrowed
+from .transactions import is_the_operations
+
+T = TypeVar("T")
 
 PRAGMAS_ARE_THE_OWNERS = "pragmas are for files that we open: set them on your connection yourself"
+NAME = "the borrowed connection"
 
-_LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)
+# How long a transaction of the owner's is waited for before it is committed, in seconds: a hundred
+# times what one of LangGraph's stores takes.
+PATIENCE = 0.2
+_LOOK_AGAIN = 0.0002, 0.001
+
+# What SQLite and Python say where another thread ended the transaction, or began one.
+_ENDED = (
+    "no such savepoint",
+    "no transaction is active",
+    "within a transaction",
+    "abort due to ROLLBACK",
+    "query aborted",
+    "Cursor needed to be reset",
+)
+# What Python says of a statement that failed, where another thread's was the connection's last when
+# it asked SQLite for the reason.
+_REASON_LOST = (
+    "without setting an exception",
+    "without exception set",
+    "not an error",
+    "no more rows available",
+    "another row available",
+    "bad parameter or other API misuse",
+)
+_DISTURBED = (*_ENDED, *_REASON_LOST)
+# Each is a coincidence. So many in a row are an operation that commits by itself.
+_MOST_REPEATS = 100
 
 
-class OwnCursors:
-    """A lent connection seen through plain cursors, whatever row_factory its owner has set."""
+class OwnersTransactionWarning(UserWarning):
+    """A transaction that was open on a borrowed connection was committed with what was saved."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+
+class BorrowedTransactions:
+    """Runs operations on a connection that its owner uses too.
+
+    `where` and `lock_timeout` (seconds) are for the error that a locked database ends in; for
+    `patience` seconds a transaction of the owner's is waited for.
+    """
+
+    def __init__(
+        self, conn: OwnCursors, where: str, lock_timeout: float, patience: float = PATIENCE
+    ) -> None:
         self._conn = conn
+        self.conn = cast(sqlite3.Connection, conn)  # as operations see it
+        self.lock_timeout = lock_timeout
+        # The owner's to hold, while he uses the connection by himself.
+        self.lock = threading.RLock()
+        self._where = where
+        self._patience = patience
+        self._to_warn = self._warned = False
 
-    @classmethod
-    def ready(
-        cls, conn: sqlite3.Connection, schemas: Sequence[Schema], where: str, lock_timeout: float
-    ) -> sqlite3.Connection:
-        """The connection for our operations, its file checked and its tables made.
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs and note each one's value or error; raises only what interrupts it."""
+        for job in jobs:
+            try:
+                with self.lock:
+                    job.settle(self._perform(job))
+            except BaseException as error:
+                if not is_the_operations(error):
+                    raise
+                job.settle(None, explained(error, self._where))
 
-        WAL is all that is set, and only where the file is not in use by its owner's transaction.
-        `where` and `lock_timeout` (seconds) are for a file that is locked.
-        """
+    def close(self) -> None:
+        """Close the connection, where it is ours."""
+        self._conn.close()
+
+    def prepare(self, schemas: Sequence[Schema]) -> None:
+        """Check the file and make its tables; WAL is all that is set."""
         check_sqlite_version()
-        with translated(where):
-            return retry_while_busy(
-                lambda: cls._ready(conn, schemas), limit=lock_timeout, where=where
+        with self.lock, translated(self._where):
+            for schema in schemas:
+                schema.refuse(self.conn)
+                migrations.pending(self.conn, schema)
+            self._repeated(self._use_wal)
+            for schema in schemas:
+                while migrations.pending(self.conn, schema):
+                    self._in_transaction(migrations.apply_next, (schema,))
+
+    def warn(self) -> None:
+        """Tell the caller, once, that a transaction of the owner's was committed."""
+        if self._to_warn and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "a transaction was open on the borrowed connection (a statement without commit()?) "
+                "and was committed with what the saver stored, as langgraph-checkpoint-sqlite "
+                "does. Commit your own statements, or give the saver a path",
+                OwnersTransactionWarning,
+                stacklevel=4,
             )
 
-    @classmethod
-    def _ready(cls, conn: sqlite3.Connection, schemas: Sequence[Schema]) -> sqlite3.Connection:
-        own = cast(sqlite3.Connection, cls(conn))
-        for schema in schemas:
-            schema.refuse(own)
-            migrations.pending(own, schema)
-        if not conn.in_transaction:
-            own.execute("PRAGMA journal_mode = WAL").close()
-        for schema in schemas:
-            if conn.in_transaction:
-                _migrate_inside(own, schema)
-            else:
-                migrate(own, schema)
-        return own
+    def _perform(self, job: Job) -> Any:
+        check_borrowed(self._conn.raw)
+        if job.kind == READ:
+            return self._repeated(lambda: self._read(job.op, job.args))
+        if job.kind == MAINTAIN:
+            return self._outside(job.op, job.args)
+        at_once = getattr(job.op, "at_once", None)
+        if at_once is not None and self._conn.begins_none:
+            value = self._repeated(lambda: self._at_once(at_once, job.args))
+            if value is not NotImplemented:
+                return value
+        return self._in_transaction(job.op, job.args)
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open, the owner's or ours."""
-        return self._conn.in_transaction
-
-    def cursor(self) -> sqlite3.Cursor:
-        """A cursor without the owner's row_factory."""
-        return sqlite3.Cursor(self._conn)
-
-    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
-        """As `sqlite3.Connection.execute`."""
-        return sqlite3.Cursor(self._conn).execute(sql, parameters)
-
-    def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
-        """As `sqlite3.Connection.executemany`."""
-        return sqlite3.Cursor(self._conn).executemany(sql, parameters)
-
-    def backup(self, target: sqlite3.Connection, **options: Any) -> None:
-        """As `sqlite3.Connection.backup`."""
-        self._conn.backup(target, **options)
-
-    def inside_owners_transaction(self) -> sqlite3.Connection:
-        """The connection for operations in a transaction that its owner has open."""
-        return cast(sqlite3.Connection, _Guest(self._conn))
-
-
-class _Guest(OwnCursors):
-    """A lent connection while its owner has a transaction open."""
-
-    def backup(self, target: sqlite3.Connection, **options: Any) -> NoReturn:
-        """Refused: SQLite doesn't copy what the same connection is writing, and would wait."""
-        raise ConnectionUnusableError(
-            "the connection's owner has a transaction open; commit it before a backup"
-        )
-
-
-def _migrate_inside(conn: sqlite3.Connection, schema: Schema) -> None:
-    """As `migrate`, in the owner's transaction: nothing of a failing one stays for his commit."""
-    while migrations.pending(conn, schema):
-        conn.execute("SAVEPOINT migration")
+    def _read(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        # A SELECT that is not finished keeps one snapshot, as BEGIN would, and nobody meets it.
+        kept = self.conn.execute("SELECT 1 FROM sqlite_master")
         try:
-            migrations.apply_next(conn, schema)
+            return op(self.conn, *args)
+        finally:
+            kept.close()
+
+    def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        def attempt(part: Callable[..., Any], *args: Any) -> Any:
+            if not self._owner_is_done():
+                raise ConnectionUnusableError(
+                    f"{self._where}: the connection's owner has a transaction open; "
+                    "commit it before maintenance"
+                )
+            return part(self.conn, *args)
+
+        value = self._repeated(lambda: attempt(op, *args))
+        if isinstance(value, Then):
+            then = value.op
+            value = self._repeated(lambda: attempt(then))
+        return value
+
+    def _at_once(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        for _ in range(_MOST_REPEATS):
+            self._end_owners()
+            value = op(self.conn, *args)
+            # Otherwise somebody began, perhaps before that statement, and may roll it back.
+            if value is NotImplemented or not self.conn.in_transaction:
+                return value
+        return NotImplemented
+
+    def _in_transaction(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        values: list[Any] = []
+        self._repeated(lambda: self._attempt(op, args, values))
+        return values[0]
+
+    def _attempt(self, op: Callable[..., Any], args: tuple[Any, ...], values: list[Any]) -> None:
+        """Run an operation in a transaction; raises where somebody ended that in the middle.
+
+        A run that was complete gives the value, though it may have to be done again.
+        """
+        conn = self.conn
+        self._end_owners()
+        conn.execute("BEGIN IMMEDIATE")
+        try:
+            conn.execute("SAVEPOINT operation")
+            value = op(conn, *args)
+            changes = conn.total_changes
+            conn.execute("RELEASE operation")
         except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have ended the whole transaction
-                conn.execute("ROLLBACK TO migration")
-                conn.execute("RELEASE migration")
+            self._undo()
             raise
-        conn.execute("RELEASE migration")
+        values.append(value)
+        try:
+            self._retried(lambda: conn.execute("COMMIT"))
+        except BaseException:
+            self._rollback()
+            raise
+        if conn.total_changes != changes:
+            raise sqlite3.OperationalError("no such savepoint: another thread wrote meanwhile")
+
+    def _undo(self) -> None:
+        """Undo what is ours: what another thread added to the transaction before it stays."""
+        with suppress(sqlite3.Error):
+            if self.conn.in_transaction:
+                with suppress(sqlite3.Error):  # somebody ended the transaction
+                    self.conn.execute("ROLLBACK TO operation")
+                self.conn.execute("COMMIT")
+
+    def _rollback(self) -> None:
+        with suppress(sqlite3.Error):  # the error that led here says more
+            if self.conn.in_transaction:
+                self.conn.execute("ROLLBACK")
+
+    def _use_wal(self) -> None:
+        (mode,) = self.conn.execute("PRAGMA journal_mode").fetchone()
+        if mode == "wal":
+            return
+        self._end_owners()
+        try:
+            self.conn.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+
+    def _owner_is_done(self) -> bool:
+        """Whether no transaction is open; one of another thread's mostly ends soon."""
+        deadline: float | None = None
+        while self.conn.in_transaction:
+            now = time.monotonic()
+            deadline = now + self._patience if deadline is None else deadline
+            if now >= deadline:
+                return False
+            time.sleep(random.uniform(*_LOOK_AGAIN))
+        return True
+
+    def _end_owners(self) -> None:
+        """Commit what the owner has open, should it not end by itself."""
+        if self._owner_is_done():
+            return
+        try:
+            self._retried(lambda: self.conn.execute("COMMIT"))
+        except sqlite3.IntegrityError as error:  # a deferred foreign key
+            raise ConnectionUnusableError(
+                f"{self._where}: the transaction that its owner has open cannot be committed "
+                f"({error}): mend it or roll it back"
+            ) from error
+        self._to_warn = True
+
+    def _repeated(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, run again where another thread disturbed it."""
+        for _ in range(_MOST_REPEATS):
+            try:
+                return self._retried(attempt)
+            except (sqlite3.Error, SystemError) as error:
+                if not any(text in str(error) for text in _DISTURBED):
+                    raise
+                last = error
+        raise ConnectionUnusableError(
+            f"{self._where}: its transactions are ended by somebody else each time ({last}). "
+            "An operation must not commit or roll back; give the saver a connection of its own, "
+            "or a path"
+        ) from last
+
+    def _retried(self, attempt: Callable[[], T]) -> T:
+        return retry_while_busy(attempt, limit=self.lock_timeout, where=self._where)
 
 
-def check_borrowed(conn: sqlite3.Connection) -> None:
-    """Raise ConnectionUnusableError for a connection whose settings would break ours."""
-    if getattr(conn, "autocommit", _LEGACY) is False:
-        raise ConnectionUnusableError(
-            "a connection with autocommit=False always has a transaction open: nothing saved "
-            "through it would be committed. Use autocommit=True, or the default isolation_level."
-        )
-    if conn.text_factory is not str:
-        raise ConnectionUnusableError(
-            "the connection's text_factory must be str: lend us one of its own, or pass a path"
-        )
+class SharedConnection:
+    """A borrowed connection and its queue, for all that were given it."""
+
+    def __init__(self, raw: sqlite3.Connection, lock_timeout: float) -> None:
+        self.transactions = BorrowedTransactions(OwnCursors.of(raw), NAME, lock_timeout)
+        # One at a time, each on its caller's thread: a connection may be bound to that.
+        self.lane = Lane(NAME, lambda: self.transactions, largest_batch=1)
+        self.is_forked = False
+        fork.watch(self)
+
+    def before_fork(self) -> None:
+        """Wait for the operation under way."""
+        self.lane.pause(fork.PATIENCE)
+
+    def after_fork_in_parent(self) -> None:
+        """Let operations run again."""
+        self.lane.resume()
+
+    def after_fork_in_child(self) -> None:
+        """The connection must not be used here, nor closed: SQLite's locks were not inherited."""
+        self.is_forked = True
+        self.lane.forget()
+        _inherited.append(self)
+
+
+_shared: weakref.WeakValueDictionary[int, SharedConnection] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+_inherited: list[SharedConnection] = []
+
+
+def share(raw: sqlite3.Connection, lock_timeout: float) -> SharedConnection:
+    """What all that were given this connection use; the longest `lock_timeout` (seconds) holds."""
+    with _sharing:
+        shared = _shared.get(id(raw))  # which it keeps, so that no other has its id
+        if shared is None:
+            shared = _shared[id(raw)] = SharedConnection(raw, lock_timeout)
+        transactions = shared.transactions
+        transactions.lock_timeout = max(transactions.lock_timeout, lock_timeout)
+        return shared

@@ -13,10 +13,18 @@ from typing import Any, Concatenate, TypeVar, Union, cast
 from typing_extensions import ParamSpec, Self
 
 from . import fork
-from .borrowed import PRAGMAS_ARE_THE_OWNERS, OwnCursors, check_borrowed
+from .beside import Beside
+from .borrowed import (
+    NAME,
+    PRAGMAS_ARE_THE_OWNERS,
+    BorrowedTransactions,
+    SharedConnection,
+    share,
+)
 from .busy import check_lock_timeout, retry_while_busy
 from .errors import (
     ConnectionUnusableError,
+    DatabaseClosedError,
     InvalidInputError,
     InvalidTypeError,
     ReadOnlyError,
@@ -26,6 +34,7 @@ from .files import DatabaseFile, Location, check_sqlite_version, connect, migrat
 from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, nothing
 from .lane import Lane
 from .migrations import Schema
+from .own_cursors import OwnCursors, check_borrowed, connection_in
 from .pragmas import PragmaValue, checked, set_connection_pragmas
 from .readers import Readers
 from .transactions import Transactions
@@ -33,11 +42,7 @@ from .transactions import Transactions
 T = TypeVar("T")
 P = ParamSpec("P")
 Op = Callable[Concatenate[sqlite3.Connection, P], T]
-Opener = Callable[[], "sqlite3.Connection | None"]
 Target = Union[str, "os.PathLike[str]", sqlite3.Connection]
-
-# How long a fork waits for operations under way before it happens around them, in seconds.
-FORK_PATIENCE = 5.0
 
 
 class Database:
@@ -52,9 +57,9 @@ class Database:
     raises in the child.
 
     Args:
-        target: A path, an SQLite URI (`file:agent.db?mode=ro`), `":memory:"`, or a
-            `sqlite3.Connection` that its owner lends: it keeps its settings, and a transaction
-            that he has open is left for him to commit. New files are created with mode 0600.
+        target: A path, an SQLite URI (`file:agent.db?mode=ro`), `":memory:"`, or a connection of
+            yours (`sqlite3.Connection`, or another module's): it keeps its settings and stays
+            open. New files are created with mode 0600.
         schemas: The tables to create or migrate at the first use.
         pragmas: Overrides for the PRAGMAs in `pragmas.py`, as `{"synchronous": "FULL"}`.
             Not for a borrowed connection.
@@ -88,49 +93,57 @@ class Database:
         self._between_operations = False
         self._closing = threading.RLock()
         self._renewing = threading.Lock()
+        self._closed = False
         self._borrowed: sqlite3.Connection | None = None
+        self._shared: SharedConnection | None = None
         self._file: DatabaseFile | None = None
         self._readers: Readers | None = None
         self._choose(target, readers)
         fork.watch(self)
-        weakref.finalize(self, _close_quietly, self._lane, self._readers, self.is_borrowed)
+        if self._shared is None:
+            weakref.finalize(self, _close_quietly, self._lane, self._readers, self._beside)
 
     def _choose(self, target: Target, readers: int) -> None:
         """One lane for everything, or for a file: a lane for writing and readers beside it."""
-        if isinstance(target, sqlite3.Connection):
-            if self._pragmas:
-                raise InvalidInputError(PRAGMAS_ARE_THE_OWNERS)
-            check_borrowed(target)
-            self._borrowed = target
-            self.name = "the borrowed connection"
-            opener: Opener = self._opener_of_borrowed(target)
-        else:
-            location = Location.of(target)
-            self.name = location.name
-            if location.path is None:
-                opener = self._opener_of_memory(location)
-            else:
-                file = DatabaseFile(location, self._schemas, self._pragmas, self._lock_timeout)
-                self._file = file
-                self._readers = Readers(self.name, readers, self._transactions(file.open_reader))
-                opener = file.open_writer
-        self._lane = Lane(self.name, self._transactions(opener))
+        conn = connection_in(target)
+        if conn is not None:
+            self._borrow(cast(sqlite3.Connection, target), conn)
+            return
+        location = Location.of(cast("str | os.PathLike[str]", target))
+        self.name = name = location.name
+        timeout = self._lock_timeout
+        if location.path is None:
+            open_memory = self._opener_of_memory(location)
+            opened: list[sqlite3.Connection] = []
 
-    def _transactions(self, opener: Opener) -> Callable[[], Transactions]:
-        name, timeout, lent = self.name, self._lock_timeout, self.is_borrowed
+            def connect() -> BorrowedTransactions:
+                opened.append(open_memory())
+                return BorrowedTransactions(OwnCursors(opened[-1]), name, timeout)
 
-        def open_transactions() -> Transactions:
-            conn = opener()
-            # A file that cannot be written has no writer: what stands in its place says so.
-            if conn is None:
-                conn = cast(sqlite3.Connection, _NoWriter(name))
-            return Transactions(conn, name, timeout, lent=lent)
+            # There is no other connection: `connection` gives this one to the caller as well.
+            self._lane = Lane(name, connect, largest_batch=1)
+            self._beside = Beside(name, lambda: opened[-1])
+            return
+        file = self._file = DatabaseFile(location, self._schemas, self._pragmas, timeout)
+        self._beside = Beside(name, file.open_beside)
+        self._readers = Readers(
+            name, readers, lambda: Transactions(file.open_reader(), name, timeout)
+        )
+        # A file that cannot be written has no writer: what stands in its place says so.
+        no_writer = cast(sqlite3.Connection, _NoWriter(name))
+        self._lane = Lane(
+            name, lambda: Transactions(file.open_writer() or no_writer, name, timeout)
+        )
 
-        return open_transactions
-
-    def _opener_of_borrowed(self, conn: sqlite3.Connection) -> Callable[[], sqlite3.Connection]:
-        name, schemas, timeout = self.name, self._schemas, self._lock_timeout
-        return lambda: OwnCursors.ready(conn, schemas, name, timeout)
+    def _borrow(self, target: sqlite3.Connection, conn: sqlite3.Connection) -> None:
+        if self._pragmas:
+            raise InvalidInputError(PRAGMAS_ARE_THE_OWNERS)
+        check_borrowed(conn)
+        self.name = NAME
+        self._borrowed = target  # what holds it, perhaps: kept, so that no pool takes it back
+        self._shared = share(conn, self._lock_timeout)
+        self._lane = self._shared.lane
+        self._beside = Beside(NAME, lambda: conn)
 
     def _opener_of_memory(self, location: Location) -> Callable[[], sqlite3.Connection]:
         schemas, pragmas, timeout = self._schemas, self._pragmas, self._lock_timeout
@@ -154,6 +167,16 @@ class Database:
         return open_memory
 
     @property
+    def connection(self) -> sqlite3.Connection:
+        """A connection for your own statements: the one that was passed in, the only one in
+        memory, or one more to the file, closed with the database.
+        """
+        if self._borrowed is not None:
+            return self._borrowed
+        self.open()
+        return self._beside.get()
+
+    @property
     def path(self) -> Path | None:
         """The file's absolute path; None in memory and for a borrowed connection."""
         location = self._file.location if self._file else None
@@ -166,8 +189,28 @@ class Database:
 
     @property
     def borrowed(self) -> sqlite3.Connection | None:
-        """The connection that was lent, if one was."""
+        """The connection that was passed in, if one was."""
         return self._borrowed
+
+    @property
+    def lock(self) -> Any:
+        """A lock for your use of `connection`; operations on a borrowed one wait for it."""
+        return self._shared.transactions.lock if self._shared else threading.RLock()
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether operations can be queued: a borrowed connection needs `prepare` before."""
+        return self._shared is None or self._opened
+
+    def prepare(self) -> None:
+        """Make the tables through a borrowed connection, when it is the caller's turn."""
+        cast(SharedConnection, self._shared).transactions.prepare(self._schemas)
+        self._opened = True
+
+    def warn(self) -> None:
+        """Tell of a transaction of the connection's owner that was committed."""
+        if self._shared is not None:
+            self._shared.transactions.warn()
 
     @property
     def is_read_only(self) -> bool:
@@ -180,9 +223,12 @@ class Database:
         return self._readers.size if self._readers else 1
 
     def open(self) -> None:
-        """Open the database now and bring its tables up to date; the first call does it else."""
+        """Open the database now and bring its tables up to date. Otherwise the first call does."""
         self._check_usable()
-        if not self._opened or self._lane.is_closed:
+        if self._shared is not None:
+            if not self._opened:
+                self._lane.in_turn(self.prepare)
+        elif not self._opened or self._lane.is_closed:
             self._lane.call(MAINTAIN, nothing, ())
             self._opened = True
 
@@ -222,11 +268,20 @@ class Database:
 
     def _perform(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         self._check_usable()
+        if self._shared is not None:
+            return self._perform_borrowed(kind, op, args)
         if kind != READ or self._readers is None:
             return self._lane.call(kind, op, args)
         if not self._opened:
             self._open_for_reading()
         return self._read(self._readers, op, args)
+
+    def _perform_borrowed(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if not self._opened:
+            self._lane.in_turn(self.prepare)
+        value = self._lane.call(kind, op, args)
+        self.warn()
+        return value
 
     def _open_for_reading(self) -> None:
         if not self._lane.is_open:  # else its file is there, and a write may be under way
@@ -261,15 +316,22 @@ class Database:
         Calling it again does nothing. A borrowed connection stays open.
         """
         self._check_nesting()
+        if self._shared is not None:
+            if not self._closed:
+                self._closed = True
+                self._lane.in_turn(nothing)
+            return
         with self._closing:
+            if self._file is not None:
+                self._beside.close()
             if self._readers is not None:
                 self._readers.close()
             self._lane.close(self._close_connection)
 
     def _close_connection(self) -> None:
-        conn = self._lane.drop()
-        if conn is not None and not self.is_borrowed:
-            conn.close()
+        runner = self._lane.drop()
+        if runner is not None:
+            runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -279,7 +341,9 @@ class Database:
 
     def _check_usable(self) -> None:
         self._check_nesting()
-        if self._forked:
+        if self._closed:
+            raise DatabaseClosedError(f"{self.name}: the saver was closed: make a new one")
+        if self._forked or (self._shared is not None and self._shared.is_forked):
             raise ConnectionUnusableError(
                 f"{self.name} was in use when os.fork() was called, and its connection cannot be "
                 "carried into a child process. Open a new one there; a file by its path, and "
@@ -300,16 +364,21 @@ class Database:
 
     def before_fork(self) -> None:
         """Close the file's connections, between operations."""
+        if self._shared is not None:
+            return
         readers = self._readers
-        self._between_operations = self._lane.pause(FORK_PATIENCE) and (
-            readers is None or readers.pause(FORK_PATIENCE)
+        self._between_operations = self._lane.pause(fork.PATIENCE) and (
+            readers is None or readers.pause(fork.PATIENCE)
         )
         if readers is not None and self._between_operations:
+            self._beside.close_for_fork()
             readers.close_idle()
             self._close_connection()
 
     def after_fork_in_parent(self) -> None:
         """Let operations run again."""
+        if self._shared is not None:
+            return
         if self._readers is not None:
             self._readers.resume()
         self._lane.resume()
@@ -317,7 +386,11 @@ class Database:
 
     def after_fork_in_child(self) -> None:
         """Start afresh: threads, queues and connections of the parent are not here."""
-        inherited = (self._lane.forget(), self._readers and self._readers.forget())
+        inherited = (
+            self._lane.forget(),
+            self._readers and self._readers.forget(),
+            self._beside.forget(),
+        )
         _inherited.extend(each for each in inherited if each)
         self._forked |= self._file is None or not self._between_operations
         self._closing = threading.RLock()
@@ -347,12 +420,10 @@ class _NoWriter:
         """Nothing is open."""
 
 
-def _close_quietly(lane: Lane, readers: Readers | None, borrowed: bool) -> None:
+def _close_quietly(lane: Lane, readers: Readers | None, beside: Beside) -> None:
     """For a database that nobody closed: readers first, so that the writer removes the -wal."""
     with fork.mutex:
         if readers is not None:
+            beside.close()
             readers.close_idle()
-        conn = lane.idle_connection()
-        if conn is not None and not borrowed:
-            lane.drop()
-            conn.close()
+        lane.close_idle()

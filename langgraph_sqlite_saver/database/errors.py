@@ -48,7 +48,7 @@ class MigrationError(StorageError):
 
 
 class ConnectionUnusableError(StorageError):
-    """A connection was lent to us that cannot serve here: wrong thread, wrong mode, forked."""
+    """A borrowed connection cannot serve here: wrong thread, wrong mode, inherited by a fork."""
 
 
 class InvalidInputError(StorageError, ValueError):
@@ -101,6 +101,16 @@ def translate(error: sqlite3.Error, where: str) -> Exception:
         if pattern in text:
             return kind(f"{where}: {text}. {remedy}")
     return error
+
+
+def explained(error: BaseException, where: str) -> BaseException:
+    """The error to answer with: the library's for one of sqlite3's, which stays as its cause."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    ours = translate(error, where)
+    if ours is not error:
+        ours.__cause__ = error
+    return ours
 
 
 def twin(error: BaseException) -> BaseException:

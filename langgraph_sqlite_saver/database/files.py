@@ -54,8 +54,10 @@ class Location:
     def of(cls, target: StrPath) -> Location:
         """From a path, ":memory:", or an SQLite URI (`file:agent.db?mode=ro`)."""
         if not isinstance(target, (str, os.PathLike)):
+            kind = type(target)
             raise InvalidTypeError(
-                f"a path, ':memory:' or a connection is expected, not {type(target).__name__}"
+                "a path, ':memory:' or a connection of sqlite3 is expected, not "
+                f"{kind.__module__}.{kind.__qualname__}"
             )
         text = os.fsdecode(target)
         if "\0" in (unquote(text) if text.startswith("file:") else text):
@@ -174,6 +176,15 @@ class DatabaseFile:
             return retry_while_busy(
                 self._connect_reader, limit=self._lock_timeout, where=self.location.name
             )
+
+    def open_beside(self) -> sqlite3.Connection:
+        """One more connection, as sqlite3.connect() makes them, for somebody else's statements."""
+        mode = "ro" if self.read_only else "rw"
+        with translated(self.location.name):
+            conn = sqlite3.connect(self.location.uri(mode=mode), uri=True, check_same_thread=False)
+            waiting = {"busy_timeout": int(self._lock_timeout * 1000)}
+            set_connection_pragmas(conn, {**self._pragmas, **waiting})
+            return conn
 
     def is_stale(self) -> bool:
         """Whether connections opened as immutable must be renewed: somebody writes again."""

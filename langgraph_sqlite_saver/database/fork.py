@@ -7,6 +7,9 @@ import threading
 import weakref
 from typing import Protocol
 
+# How long a fork waits for operations under way before it happens around them, in seconds.
+PATIENCE = 5.0
+
 
 class Forkable(Protocol):
     """What has to do something around a fork."""

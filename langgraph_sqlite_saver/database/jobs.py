@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["read", "write", "maintain", "pause", "close"]
+Kind = Literal["read", "write", "maintain", "turn", "pause", "close"]
 
 READ: Kind = "read"
 WRITE: Kind = "write"
 MAINTAIN: Kind = "maintain"
-# Not operations: keeping the lane for a fork, and closing it.
+# Not operations: a function called in its turn, keeping the lane for a fork, and closing it.
+TURN: Kind = "turn"
 PAUSE: Kind = "pause"
 CLOSE: Kind = "close"
 

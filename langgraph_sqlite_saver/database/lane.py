@@ -11,17 +11,17 @@ waking a caller once too often does no harm.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import DatabaseClosedError, twin
 from .jobs import (
     CLOSE,
     PAUSE,
+    TURN,
     WRITE,
     AwaitedJob,
     BlockingJob,
@@ -31,18 +31,35 @@ from .jobs import (
     answer,
     nothing,
 )
-from .transactions import Transactions, is_the_operations
+from .transactions import is_the_operations
 
 # Enough to make the disk's wait small for each; few enough that nobody waits for a long batch.
 LARGEST_BATCH = 128
 
 
-class Lane:
-    """Runs jobs on one connection, which `connect` opens at the first one."""
+class Runner(Protocol):
+    """What runs jobs on a connection: `Transactions`, or `BorrowedTransactions`."""
 
-    def __init__(self, name: str, connect: Callable[[], Transactions]) -> None:
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs and note each one's value or error; raises only what interrupts it."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class Lane:
+    """Runs jobs on one connection, which `connect` opens at the first one.
+
+    Writes that wait go together, up to `largest_batch` of them; with 1 each runs on its own
+    caller's thread.
+    """
+
+    def __init__(
+        self, name: str, connect: Callable[[], Runner], largest_batch: int = LARGEST_BATCH
+    ) -> None:
         self._name = name
         self._connect = connect
+        self._largest_batch = largest_batch
         self._closed = False
         self._reset()
 
@@ -54,7 +71,7 @@ class Lane:
         self._led = False  # whether a thread has come for the awaited job that leads
         self._pausing: BlockingJob | None = None
         self._leading_thread: int | None = None
-        self._transactions: Transactions | None = None
+        self._runner: Runner | None = None
 
     def call(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> Any:
         """Run an operation and return its value; Ctrl-C leaves the others answered."""
@@ -83,6 +100,10 @@ class Lane:
             self._abandon(leader, cancel=False)
             raise
 
+    def in_turn(self, function: Callable[[], object]) -> None:
+        """Call a function when it is its turn."""
+        self._perform(BlockingJob(TURN, function, ()))
+
     def close(self, op: Callable[[], object]) -> None:
         """Complete what was accepted, run `op` last, and refuse whatever comes later."""
         if not self._closed:
@@ -91,7 +112,7 @@ class Lane:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection."""
-        return self._transactions is not None
+        return self._runner is not None
 
     @property
     def is_closed(self) -> bool:
@@ -143,7 +164,7 @@ class Lane:
         batch: list[Job] = []
         self._batch = batch
         queue = self._queue
-        while queue and len(batch) < LARGEST_BATCH and queue[0].kind != PAUSE:
+        while queue and len(batch) < self._largest_batch and queue[0].kind != PAUSE:
             if batch and not (batch[0].kind == queue[0].kind == WRITE):
                 break
             batch.append(queue[0])
@@ -152,12 +173,12 @@ class Lane:
     def _run(self, batch: list[Job]) -> None:
         self._leading_thread = threading.get_ident()
         try:
-            if batch[0].kind == CLOSE:
+            if batch[0].kind in (CLOSE, TURN):
                 batch[0].settle(batch[0].op())
                 return
-            if self._transactions is None or self._transactions.provisional:
-                self._transactions = self._connect()
-            self._transactions.run(batch)
+            if self._runner is None:
+                self._runner = self._connect()
+            self._runner.run(batch)
         except BaseException as error:  # it could not be opened, or closed
             if not is_the_operations(error):
                 raise
@@ -226,22 +247,21 @@ class Lane:
         if paused:
             self._hand_over()
 
-    def drop(self) -> sqlite3.Connection | None:
+    def drop(self) -> Runner | None:
         """Give up the connection, for the caller to close; the next job opens a new one."""
-        transactions, self._transactions = self._transactions, None
-        return transactions.conn if transactions else None
+        runner, self._runner = self._runner, None
+        return runner
 
-    def forget(self) -> Transactions | None:
+    def forget(self) -> Runner | None:
         """In a child process: nothing of the parent's queue and threads is here.
 
         Returns what was open, for the caller to keep: it must not be closed here.
         """
-        inherited = self._transactions
+        inherited = self._runner
         self._reset()
         return inherited
 
-    def idle_connection(self) -> sqlite3.Connection | None:
-        """The connection, if no job is running on it."""
-        if self._leader is None and self._transactions is not None:
-            return self._transactions.conn
-        return None
+    def close_idle(self) -> None:
+        """Close the connection, if no job is running on it."""
+        if self._leader is None and (runner := self.drop()) is not None:
+            runner.close()

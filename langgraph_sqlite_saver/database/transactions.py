@@ -12,11 +12,10 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
-from .borrowed import OwnCursors
 from .busy import retry_while_busy
-from .errors import ConnectionUnusableError, is_busy, translate, twin
+from .errors import explained, is_busy, twin
 from .jobs import MAINTAIN, READ, Job, Then
 
 # What an operation returned, or what it raised.
@@ -33,21 +32,17 @@ def is_the_operations(error: BaseException) -> bool:
 class Transactions:
     """The transactions of one connection.
 
-    `where` and `lock_timeout` (seconds) are for the error that a locked database ends in. On a
-    connection that is `lent` an open transaction is its owner's, and left for him to commit.
+    `where` and `lock_timeout` (seconds) are for the error that a locked database ends in.
     """
 
-    def __init__(
-        self, conn: sqlite3.Connection, where: str, lock_timeout: float, *, lent: bool = False
-    ) -> None:
+    def __init__(self, conn: sqlite3.Connection, where: str, lock_timeout: float) -> None:
         self.conn = conn
         self._where = where
         self._lock_timeout = lock_timeout
-        self._lent = lent
-        # What operations are given in a savepoint.
-        self._inside = cast(OwnCursors, conn).inside_owners_transaction() if lent else conn
-        # Opened inside a transaction of the owner's: if he rolls back, our tables go with it.
-        self.provisional = lent and conn.in_transaction
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.conn.close()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it.
@@ -74,8 +69,7 @@ class Transactions:
 
     def _read_once(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         conn = self.conn
-        if conn.in_transaction and self._is_owners():
-            return self._in_savepoint(op, args)
+        self._undo_interrupted()
         try:
             conn.execute("BEGIN")
             value = op(conn, *args)
@@ -100,21 +94,15 @@ class Transactions:
                 job.settle(self.read(job.op, job.args))
             elif job.kind == MAINTAIN:
                 job.settle(self._outside(job.op, job.args))
-            elif self._is_owners():
-                job.settle(self._in_savepoint(job.op, job.args))
             else:
                 self._write(job)
         except BaseException as error:
             if not is_the_operations(error):
                 raise
-            job.settle(None, self._explained(error))
+            job.settle(None, explained(error, self._where))
 
     def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        if self._is_owners():
-            raise ConnectionUnusableError(
-                f"{self._where}: the connection's owner has a transaction open; "
-                "commit it before maintenance"
-            )
+        self._undo_interrupted()
         try:
             value = self._retry(lambda: op(self.conn, *args))
             if isinstance(value, Then):
@@ -136,12 +124,10 @@ class Transactions:
     def _run_together(self, jobs: Sequence[Job], run_job: Callable[[Job], Outcome]) -> bool:
         """One transaction for all; False where it failed and left nothing."""
         try:
-            if self._is_owners():
-                return False
             self._begin()
         except Exception as error:
             for job in jobs:
-                job.settle(None, twin(self._explained(error)))
+                job.settle(None, twin(explained(error, self._where)))
             return True
         except BaseException:
             self._rollback()
@@ -171,14 +157,13 @@ class Transactions:
 
     def _settle(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         for job, (value, failure) in zip(jobs, outcomes, strict=True):
-            job.settle(value, failure and self._explained(failure))
+            job.settle(value, failure and explained(failure, self._where))
 
     def _in_savepoint(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Inside an open transaction: ours, or the connection owner's to commit."""
         conn = self.conn
         try:
             conn.execute("SAVEPOINT operation")
-            value = op(self._inside, *args)
+            value = op(conn, *args)
             conn.execute("RELEASE operation")
         except BaseException:
             self._undo_savepoint()
@@ -190,18 +175,15 @@ class Transactions:
             self.conn.execute("ROLLBACK TO operation")
             self.conn.execute("RELEASE operation")
         except sqlite3.Error:  # SQLite has ended the transaction; if not, nothing in it may stay
-            if not self._lent:
-                self._rollback()
+            self._rollback()
 
-    def _is_owners(self) -> bool:
-        """Whether the owner has a transaction open; what an interruption left of ours is undone."""
-        if not self.conn.in_transaction:
-            return False
-        if not self._lent:
+    def _undo_interrupted(self) -> None:
+        """Undo what an interruption has left."""
+        if self.conn.in_transaction:
             self.conn.execute("ROLLBACK")
-        return self._lent
 
     def _begin(self) -> None:
+        self._undo_interrupted()
         self._execute("BEGIN IMMEDIATE")
 
     def _commit(self, settle: Callable[[], None]) -> None:
@@ -233,11 +215,3 @@ class Transactions:
 
     def _retry(self, attempt: Callable[[], Any]) -> Any:
         return retry_while_busy(attempt, limit=self._lock_timeout, where=self._where)
-
-    def _explained(self, error: BaseException) -> BaseException:
-        if not isinstance(error, sqlite3.Error):
-            return error
-        explained = translate(error, self._where)
-        if explained is not error:
-            explained.__cause__ = error
-        return explained

@@ -18,6 +18,8 @@ from langgraph_sqlite_saver.database import (
     CannotOpenError,
     ConnectionUnusableError,
     DatabaseClosedError,
+    OwnersTransactionWarning,
+    aiosqlite_,
 )
 from langgraph_sqlite_saver.database.aiosqlite_ import _on_its_thread
 
@@ -42,7 +44,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, DEADLOCK))
 
 
-def lent(path: Path, test: Test, **options: Any) -> None:
+def borrowed(path: Path, test: Test, **options: Any) -> None:
     """Run a test with an open connection and a database on it that has its table."""
 
     async def main() -> None:
@@ -80,7 +82,7 @@ def test_it_reads_and_writes(path: Path) -> None:
         assert await db.read(numbers) == stored(path) == [1]
         await db.maintain(lambda conn: conn.execute("VACUUM"))
 
-    lent(path, test)
+    borrowed(path, test)
 
 
 def test_one_that_is_not_started_is_started(path: Path) -> None:
@@ -113,19 +115,40 @@ def test_one_that_cannot_be_opened_is_said_clearly(path: Path) -> None:
     run(main())
 
 
-def test_an_open_transaction_is_left_to_its_owner(path: Path) -> None:
-    """Ours vanish with his rollback."""
+def test_an_open_transaction_is_committed_with_what_is_written(path: Path) -> None:
+    """A call returns after its commit, whatever the owner left open; he is told."""
 
     async def test(db: AiosqliteDatabase, conn: aiosqlite.Connection) -> None:
         await conn.execute("INSERT INTO numbers VALUES (1)")
-        await db.write(insert, 2)
-        assert await db.read(numbers) == [1, 2]
         with pytest.raises(ConnectionUnusableError):
             await db.maintain(numbers)
-        await conn.rollback()
-        assert await db.read(numbers) == stored(path) == []
+        assert await db.read(numbers) == [1]
+        with pytest.warns(OwnersTransactionWarning):
+            await db.write(insert, 2)
+        assert await db.read(numbers) == stored(path) == [1, 2]
 
-    lent(path, test)
+    borrowed(path, test)
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_a_transaction_that_another_task_ends_is_left_to_it(
+    path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for, and its statements have the thread meanwhile."""
+    monkeypatch.setattr(aiosqlite_, "PATIENCE", DEADLOCK)
+
+    async def test(db: AiosqliteDatabase, conn: aiosqlite.Connection) -> None:
+        await conn.execute("BEGIN")
+        await conn.execute("INSERT INTO numbers VALUES (1)")
+        writing = asyncio.ensure_future(db.write(insert, 2))
+        await asyncio.sleep(0.01)
+        await conn.execute("INSERT INTO numbers VALUES (3)")
+        assert not writing.done()
+        await conn.execute(end)
+        await writing
+        assert stored(path) == ([1, 2, 3] if end == "COMMIT" else [2])
+
+    borrowed(path, test)
 
 
 def test_its_settings_are_left_alone(path: Path) -> None:
@@ -139,7 +162,7 @@ def test_its_settings_are_left_alone(path: Path) -> None:
         async with conn.execute("PRAGMA foreign_keys") as cursor:
             assert tuple(await cursor.fetchone() or ()) == (0,)
 
-    lent(path, test)
+    borrowed(path, test)
 
 
 def test_it_stays_open_when_the_database_is_closed(path: Path) -> None:
@@ -152,7 +175,7 @@ def test_it_stays_open_when_the_database_is_closed(path: Path) -> None:
         async with conn.execute("SELECT 1") as cursor:
             assert await cursor.fetchone() == (1,)
 
-    lent(path, test)
+    borrowed(path, test)
 
 
 def test_closed_by_its_owner_is_said_clearly(path: Path) -> None:
@@ -214,7 +237,7 @@ def test_cancelled_calls_leave_it_usable(path: Path) -> None:
         assert not conn.in_transaction
         assert stored(path)[-1] == 100
 
-    lent(path, test)
+    borrowed(path, test)
 
 
 def test_sixty_four_tasks(path: Path) -> None:
@@ -228,7 +251,7 @@ def test_sixty_four_tasks(path: Path) -> None:
         await asyncio.gather(*(work(n) for n in range(64)))
         assert stored(path) == list(range(64))
 
-    lent(path, test)
+    borrowed(path, test)
 
 
 def test_a_lock_is_waited_for_while_it_is_opened(path: Path) -> None:

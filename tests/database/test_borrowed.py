@@ -1,9 +1,10 @@
-"""Connections that somebody lends: his settings, his transactions, his to close."""
+"""Borrowed connections: their owner's settings, transactions, statements, and his to close."""
 
 from __future__ import annotations
 
 import sqlite3
 import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import closing
@@ -19,10 +20,13 @@ from langgraph_sqlite_saver.database import (
     DatabaseLockedError,
     InvalidInputError,
     MigrationError,
+    OwnersTransactionWarning,
 )
 
 from .helpers import (
+    DEADLOCK,
     Refused,
+    blocking,
     create,
     in_thread,
     insert,
@@ -80,33 +84,136 @@ def test_its_settings_are_left_alone(
     own.close()
 
 
-def test_an_open_transaction_is_left_to_its_owner(
+def test_an_open_transaction_is_committed_with_what_is_written(
     db: Any, conn: sqlite3.Connection, path: Path
 ) -> None:
-    """Ours vanish with his rollback, and are stored by his commit; a failing one goes alone."""
-    for end, expected in ((conn.rollback, []), (conn.commit, [1, 2])):
-        conn.execute("INSERT INTO numbers VALUES (1)")
+    """A call returns after its commit, whatever the owner left open; he is told, once."""
+    conn.execute("INSERT INTO numbers VALUES (1)")
+    with pytest.warns(OwnersTransactionWarning, match="without commit"):
         db.write(insert, 2)
-        with pytest.raises(Refused):
-            db.write(insert_and_fail, 3)
-        assert db.read(numbers) == [1, 2]
-        assert conn.in_transaction
-        assert stored(path) == []
-        end()
-        assert stored(path) == expected
+    assert stored(path) == [1, 2]
+    conn.execute("INSERT INTO numbers VALUES (3)")
+    with pytest.raises(Refused):
+        db.write(insert_and_fail, 4)
+    assert stored(path) == db.read(numbers) == [1, 2, 3]
+    assert not conn.in_transaction
 
 
-def test_tables_are_made_inside_the_owner_s_transaction(
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_a_transaction_that_another_thread_ends_is_left_to_it(
+    db: Any, conn: sqlite3.Connection, path: Path, end: str
+) -> None:
+    """It is waited for; what is written has a transaction of its own."""
+    shared = blocking(db)._shared
+    assert shared is not None
+    shared.transactions._patience = DEADLOCK
+    conn.execute("BEGIN")
+    conn.execute("INSERT INTO numbers VALUES (1)")
+    writing = in_thread(db.write, insert, 2)
+    assert wait([writing], timeout=0.05).not_done
+    conn.execute(end)
+    assert outcome(writing) is None
+    assert stored(path) == ([1, 2] if end == "COMMIT" else [2])
+
+
+@pytest.mark.parametrize(
+    "meddling", [["COMMIT"], ["ROLLBACK"], ["ROLLBACK", "BEGIN"], ["COMMIT", "BEGIN"]]
+)
+def test_what_was_disturbed_is_done_again(
+    db: Any, conn: sqlite3.Connection, path: Path, meddling: list[str]
+) -> None:
+    """Another thread ended the transaction in the middle, and perhaps began one."""
+    runs = 0
+
+    def write_two(inner: sqlite3.Connection) -> int:
+        nonlocal runs
+        runs += 1
+        inner.execute("INSERT INTO numbers SELECT 1 WHERE 1 NOT IN (SELECT n FROM numbers)")
+        if runs == 1:
+            for statement in meddling:
+                conn.execute(statement)
+        inner.execute("INSERT INTO numbers SELECT 2 WHERE 2 NOT IN (SELECT n FROM numbers)")
+        return runs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OwnersTransactionWarning)
+        assert db.write(write_two) == 2
+    assert stored(path) == [1, 2]
+
+
+def test_an_operation_that_commits_is_refused(db: Any, conn: sqlite3.Connection) -> None:
+    """It would be run again for ever."""
+    with pytest.raises(ConnectionUnusableError, match="must not commit"):
+        db.write(lambda inner: inner.execute("COMMIT"))
+    assert not conn.in_transaction
+
+
+def test_all_that_were_given_it_share_one_queue(
     open_database: Any, conn: sqlite3.Connection, path: Path
 ) -> None:
-    """They too vanish with his rollback."""
+    """Four databases, four threads, and their own statements between them."""
+    databases = [open_database(conn) for _ in range(4)]
+    databases[0].write(create)
+
+    def work(k: int) -> None:
+        for n in range(k * 25, k * 25 + 25):
+            databases[k].write(insert, n)
+            assert n in databases[k].read(numbers)
+
+    futures = [in_thread(work, k) for k in range(4)]
+    assert [outcome(f) for f in futures] == [None] * 4
+    assert stored(path) == list(range(100))
+
+
+def test_closing_one_leaves_the_others_open(open_database: Any, conn: sqlite3.Connection) -> None:
+    """As with savers made for each request."""
+    first, second = open_database(conn), open_database(conn)
+    first.write(create)
+    first.close()
+    first.close()
+    second.write(insert, 1)
+    with pytest.raises(DatabaseClosedError):
+        first.read(numbers)
+
+
+def test_its_lock_keeps_operations_waiting(db: Any, path: Path) -> None:
+    """For an owner whose own transactions are not to be met."""
+    with blocking(db).lock:
+        writing = in_thread(db.write, insert, 1)
+        assert wait([writing], timeout=0.05).not_done
+        assert stored(path) == []
+    assert outcome(writing) is None
+    assert stored(path) == [1]
+
+
+def test_tables_are_made_though_the_owner_has_a_transaction_open(
+    open_database: Any, conn: sqlite3.Connection, path: Path
+) -> None:
+    """And committed."""
     conn.execute("CREATE TABLE theirs (a)")
     conn.execute("INSERT INTO theirs VALUES (1)")
     db = open_database(conn, schemas=[schema("CREATE TABLE numbers (n);")])
-    db.write(insert, 1)
-    assert conn.in_transaction
-    conn.rollback()
-    assert outside(path, "SELECT name FROM sqlite_master") == [("theirs",)]
+    with pytest.warns(OwnersTransactionWarning):
+        db.write(insert, 1)
+    assert stored(path) == [1]
+    assert outside(path, "SELECT a FROM theirs") == [(1,)]
+
+
+def test_what_another_thread_added_outlives_a_write_that_fails(
+    db: Any, conn: sqlite3.Connection, path: Path
+) -> None:
+    """If it came before the operation's own statements."""
+
+    def fail(inner: sqlite3.Connection) -> None:
+        inner.execute("INSERT INTO numbers VALUES (1)")
+        raise Refused
+
+    conn.execute("INSERT INTO numbers VALUES (7)")
+    with pytest.warns(OwnersTransactionWarning):
+        with pytest.raises(Refused):
+            db.write(fail)
+        db.write(insert, 8)
+    assert stored(path) == [7, 8]
 
 
 def test_tables_are_made_and_committed_otherwise(
@@ -173,7 +280,7 @@ def test_a_connection_that_cannot_serve_is_refused(path: Path) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="autocommit came with Python 3.12")
 def test_autocommit_false_is_refused(path: Path) -> None:
-    """It has a transaction open always; True is as good as the default."""
+    """Also when it is set later. True is as good as the default."""
     own = sqlite3.connect(path, autocommit=False)
     with pytest.raises(ConnectionUnusableError, match="autocommit=True"):
         Database(own)
@@ -182,7 +289,12 @@ def test_autocommit_false_is_refused(path: Path) -> None:
     with Database(own) as db:
         db.write(create)
         db.write(insert, 1)
-    assert stored(path) == [1]
+        own.autocommit = False
+        with pytest.raises(ConnectionUnusableError, match="autocommit=True"):
+            db.write(insert, 2)
+        own.autocommit = True
+        db.write(insert, 3)
+    assert stored(path) == [1, 3]
     own.close()
 
 
@@ -200,18 +312,18 @@ def test_threads_may_share_it(db: Any, path: Path) -> None:
     assert stored(path) == list(range(160))
 
 
-def test_a_failing_migration_leaves_nothing_in_the_owner_s_transaction(
+def test_a_failing_migration_leaves_nothing_behind(
     open_database: Any, conn: sqlite3.Connection, path: Path
 ) -> None:
-    """What he then commits is his; the migration before it stays."""
+    """Of it; the one before it stays, and what the owner had open."""
     conn.execute("CREATE TABLE theirs (a)")
     conn.execute("INSERT INTO theirs VALUES (1)")
     steps = "CREATE TABLE numbers (n);", "CREATE TABLE half (a); INSERT INTO nowhere VALUES (1);"
     db = open_database(conn, schemas=[schema(*steps)])
     with pytest.raises(MigrationError, match="0002_step"):
         db.write(insert, 1)
-    assert conn.in_transaction
-    conn.commit()
+    assert not conn.in_transaction
+    assert outside(path, "SELECT a FROM theirs") == [(1,)]
     assert versions(path) == [1]
     assert {name for (name,) in outside(path, "SELECT name FROM sqlite_master")} == {
         "theirs",

@@ -148,7 +148,7 @@ def test_each_gets_an_error_of_his_own(impatient: Any, path: Path) -> None:
     assert gate.entered.wait(DEADLOCK)
     waiting = [in_thread(impatient.write, insert, n) for n in range(3)]
     wait_until(lambda: queued(impatient) == 3)
-    blocking(impatient)._lane._transactions._begin = lambda: refuse(path)
+    blocking(impatient)._lane._runner._begin = lambda: refuse(path)
     gate.open()
     assert outcome(first) is None
     errors = [outcome(f) for f in waiting]

@@ -385,24 +385,6 @@ def test_a_base_that_was_pruned_in_between_is_not_missed(open_: Any, database_pa
     assert unsound(database_path) == []
 
 
-def test_what_was_rolled_back_is_no_base(database_path: Path) -> None:
-    """A put may join a transaction of the connection's owner, who then takes it back."""
-    with closing(sqlite3.connect(database_path, check_same_thread=False)) as conn:
-        saver = SqliteSaver(conn)
-        converse(saver, 3)
-        conn.execute("BEGIN")
-        converse(saver, 6, start=4)
-        saver.put_writes(place(6), [("w", messages(6))], "task")
-        conn.rollback()
-        saver.put_writes(place(3), [("w", messages(6))], "task")
-        converse(saver, 8, start=4)
-        expect(saver, 8)
-    with SqliteSaver(database_path) as reader:
-        expect(reader, 8)
-        assert get(reader, 3).pending_writes == [("task", "w", messages(6))]
-    assert unsound(database_path) == []
-
-
 # --- copies
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver as OfficialSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver as OfficialAsyncSaver
 
 import langgraph_sqlite_saver
-from langgraph_sqlite_saver import AsyncSqliteSaver, SqliteSaver
+from langgraph_sqlite_saver import AsyncSqliteSaver, DatabaseClosedError, SqliteSaver
 
 from .helpers import chain, checkpoint, count, get, place, save
 
@@ -47,9 +49,11 @@ BLOCKING = sorted(
 
 
 def test_every_method_has_an_async_twin() -> None:
-    """On both classes; only what costs nothing has none, and `close`, which loops call `aclose`."""
+    """On both classes; only what costs nothing has none, `close`, which loops call `aclose`, and
+    `cursor`, which is for statements on a blocking connection.
+    """
     ours = {name for name in methods(SqliteSaver) if not name.startswith("a")} - NOT_TWINNED
-    assert ours - set(BLOCKING) <= {"close"}
+    assert ours - set(BLOCKING) <= {"close", "cursor"}
     assert {"threads", "stats", "optimize", "backup", "expire", "prune"} <= set(BLOCKING)
 
 
@@ -71,10 +75,7 @@ def test_twins_take_the_same(name: str) -> None:
 )
 def test_what_the_official_savers_take_ours_take(ours: Any, theirs: Any) -> None:
     """Their parameters, in order and with their defaults, come first."""
-    internal = {"cursor"}
     for name, function in methods(theirs).items():
-        if name in internal:
-            continue
         expected = parameters(function)
         assert parameters(methods(ours)[name])[: len(expected)] == expected, name
     assert parameters(ours.__init__)[0][:2] == parameters(theirs.__init__)[0][:2]
@@ -169,12 +170,90 @@ def test_with_and_async_with_close(database_path: Path) -> None:
     assert count(database_path, "checkpoints") == 1
 
 
-def test_a_saver_of_a_path_has_no_single_connection(database_path: Path) -> None:
-    """The error says what to use; `hasattr` says no."""
+# --- what programs reach for beside the methods
+
+
+@pytest.mark.parametrize("target", ["path", ":memory:"])
+def test_conn_is_for_statements_of_your_own(database_path: Path, target: str) -> None:
+    """On a blocking saver: the tables are there, what is saved is seen, tables may be made."""
+    with SqliteSaver(database_path if target == "path" else target) as saver:
+        save(saver, 1)
+        assert saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints").fetchall() == [
+            ("t",)
+        ]
+        saver.conn.execute("CREATE TABLE mine (x)")
+        saver.conn.execute("INSERT INTO mine VALUES (1)")
+        saver.conn.commit()
+        with saver.lock, saver.cursor() as cursor:
+            cursor.execute("INSERT INTO mine VALUES (2)")
+        save(saver, 2)
+        assert not saver.conn.in_transaction
+        assert saver.conn.execute("SELECT x FROM mine").fetchall() == [(1,), (2,)]
+        assert saver.conn is saver.conn
+    with pytest.raises(DatabaseClosedError):
+        _ = saver.conn
+
+
+@pytest.mark.parametrize("target", ["path", ":memory:"])
+def test_conn_is_awaited_on_an_async_saver(database_path: Path, target: str) -> None:
+    """As aiosqlite's connections are."""
+
+    async def scenario() -> None:
+        async with AsyncSqliteSaver(database_path if target == "path" else target) as saver:
+            await saver.aput(place(), checkpoint(1), {}, {})
+            assert isinstance(saver.conn, aiosqlite.Connection)
+            await saver.conn.execute("PRAGMA journal_mode = WAL")
+            async with saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as cursor:
+                assert await cursor.fetchall() == [("t",)]
+            async with saver.lock, saver.conn.cursor() as cursor:
+                await cursor.execute("CREATE TABLE mine (x)")
+                await cursor.execute("INSERT INTO mine VALUES (1)")
+            await saver.conn.commit()
+            await saver.aput(place(1), checkpoint(2), {}, {})
+            conn = saver.conn
+        with pytest.raises(DatabaseClosedError):
+            await conn.execute("SELECT 1")
+
+    asyncio.run(scenario())
+
+
+def test_conn_keeps_no_process_alive_and_leaves_no_wal(database_path: Path) -> None:
+    """Asked for, used, and forgotten with its saver."""
+    code = f"""
+import asyncio
+from langgraph_sqlite_saver import AsyncSqliteSaver, DatabaseClosedError, SqliteSaver
+
+async def main():
+    saver = AsyncSqliteSaver({str(database_path)!r})
+    await saver.setup()
+    await saver.conn.execute("SELECT 1 FROM checkpoints")
+    return saver
+
+one = asyncio.run(main())
+asyncio.run(one.conn.execute("SELECT 1 FROM checkpoints").__aenter__())
+two = SqliteSaver({str(database_path)!r})
+two.conn.execute("SELECT 1 FROM checkpoints")
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+    assert [each.name for each in database_path.parent.iterdir()] == ["agent.db"]
+
+
+def test_is_setup_says_whether_setup_was_called(database_path: Path) -> None:
+    """And may be set, as programs do on connections that can only read."""
     with SqliteSaver(database_path) as saver:
-        assert not hasattr(saver, "conn")
-        with pytest.raises(AttributeError, match="database"):
-            _ = saver.conn
+        assert saver.is_setup is False
+        saver.setup()
+        assert saver.is_setup is True
+    with closing(sqlite3.connect(f"file:{database_path}?mode=ro", uri=True)) as conn:
+        reader = SqliteSaver(conn)
+        reader.is_setup = True
+        assert get(reader) is None
+
+    async def scenario() -> None:
+        async with AsyncSqliteSaver(database_path) as saver:
+            assert saver.is_setup is True
+
+    asyncio.run(scenario())
 
 
 def test_setup_is_allowed_and_not_needed(database_path: Path) -> None:
