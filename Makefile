@@ -1,19 +1,31 @@
 # Everything runs in .venv, which these targets make and keep up to date.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test soak lint format bench wheel-check clean
+.PHONY: demo test matrix soak lint format bench wheel-check clean
 
-.venv/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | $(BIN)/python
+	@echo "Installing what the tests and checks need into .venv: a minute or two, once."
+	$(PIP) --quiet -e ".[dev]"
+	touch .venv/installed-demo $@
+
+.venv/installed-demo: pyproject.toml | $(BIN)/python
+	@echo "Installing this library, LangChain and LangGraph into .venv: about a minute, once."
+	$(PIP) -e ".[demo]"
 	touch $@
 
-demo: .venv/installed ## run a real agent: killed, resumed, forked, 20 at once
+demo: .venv/installed-demo ## run a real agent: killed, resumed, forked, 20 at once
 	$(BIN)/python examples/agent.py
 
 test: .venv/installed ## the tests; many wait for servers, so that four keep two cores busy
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not soak"
+
+matrix: .venv/installed ## savers, database and properties on every Python, and on old and new SQLite
+	$(BIN)/python tests/matrix.py
 
 soak: .venv/installed ## the long runs: more kills, more threads, more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n 2 -m "soak or not soak" --timeout 1800

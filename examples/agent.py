@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +36,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.sqlite import SqliteSaver as OfficialSaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, StateSnapshot, interrupt
 
@@ -46,6 +48,7 @@ QUESTION = r"In `asyncio`, find `^class \w+Error\b` and save it as `errors.txt`.
 OTHER_QUESTION = r"In `asyncio`, find `^async def \w+` and save it as `coroutines.txt`."
 SOURCES = sorted(STDLIB.glob("[a-z]*.py"), key=lambda path: path.stat().st_size)
 MODULES = sorted(path.stem for path in SOURCES[-20:])  # the 20 largest
+TURNS = 60  # of the conversation that two savers keep
 
 
 # --- The tools ------------------------------------------------------------------------------
@@ -332,6 +335,36 @@ def act_5_file(folder: Path) -> None:
         check(saver.threads() == threads, "the backup holds the same threads")
 
 
+def act_6_compared(folder: Path) -> None:
+    """Let one agent talk with two savers, and compare the files."""
+    sizes: dict[str, int] = {}
+    started = time.perf_counter()
+    for name, kind in (("official", OfficialSaver), ("here", SqliteSaver)):
+        path = folder / f"{name}.db"
+        with kind.from_conn_string(str(path)) as saver:
+            agent = build_agent(saver, folder)
+            for turn in range(TURNS):
+                module = MODULES[turn % len(MODULES)]
+                question = HumanMessage(rf"In `{module}`, find `^(async def|def|class) `.")
+                agent.invoke({"messages": [question]}, {"configurable": {"thread_id": "chat"}})
+        sizes[name] = path.stat().st_size
+    show("chat", f"{TURNS} questions, twice: {time.perf_counter() - started:.0f} s")
+    show("official", f"{sizes['official']:,} B by langgraph-checkpoint-sqlite")
+    show("here", f"{sizes['here']:,} B, 1/{sizes['official'] // sizes['here']}")
+    check(sizes["here"] * 5 < sizes["official"], "the same conversation in a fraction of the space")
+
+
+def act_7_shown(folder: Path) -> None:
+    """Show the thread with the fork by the command line."""
+    show("command", "langgraph-sqlite show agent.db report")
+    command = [sys.executable, "-m", "langgraph_sqlite_saver.cli", "show"]
+    shown = subprocess.run(
+        [*command, str(folder / "agent.db"), "report"], stdout=PIPE, encoding="utf-8", timeout=60
+    )
+    print(shown.stdout)
+    check(shown.returncode == 0, "a history with its fork, read without the agent's code")
+
+
 def run_acts(folder: Path) -> None:
     """Play all the acts in one directory; each one verifies its own results."""
     if (folder / "agent.db").exists():
@@ -347,6 +380,10 @@ def run_acts(folder: Path) -> None:
     asyncio.run(act_4_concurrent(folder))
     print("\n5. What the file holds")
     act_5_file(folder)
+    print("\n6. The same conversation by the official saver")
+    act_6_compared(folder)
+    print("\n7. The thread with the fork")
+    act_7_shown(folder)
     print("\nEverything is as it should be.")
 
 

@@ -99,7 +99,7 @@ def main(path, thread_id=None, checkpoint_id=None):
         print("thread {!r}, namespace {!r}: {} checkpoints, newest {!r}".format(*each))
     # The root graph's namespace is "", which sorts before those of subgraphs.
     sql = "SELECT checkpoint_ns, checkpoint_id, checkpoint, blob_versions FROM checkpoints WHERE"
-    key = "thread_id = ?1 AND checkpoint_id = ifnull(?2, checkpoint_id) ORDER BY 1, 2 DESC LIMIT 1"
+    key = "thread_id = ? AND checkpoint_id = ifnull(?, checkpoint_id) ORDER BY 1, 2 DESC LIMIT 1"
     row = conn.execute(f"{sql} {key}", (thread_id, checkpoint_id)).fetchone()
     if row is None:
         sys.exit(thread_id and f"{path}: no such checkpoint: FILE alone shows what there is")

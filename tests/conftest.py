@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ settings.register_profile(
 )
 settings.register_profile("soak", parent=settings.get_profile("default"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Started in the background of a shell, pytest and its children would ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # saver class, whether its async methods are called
 MODES: dict[str, tuple[type[Any], bool]] = {

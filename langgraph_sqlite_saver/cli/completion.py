@@ -14,12 +14,12 @@ _MOST = 50
 # Jumps from one thread to the next along the index, past all checkpoints in between.
 _IDS = """
 WITH RECURSIVE ids (id) AS (
-    SELECT min(thread_id) FROM checkpoints WHERE thread_id >= ?1
+    SELECT min(thread_id) FROM checkpoints WHERE thread_id >= :begin
     UNION ALL
     SELECT (SELECT min(thread_id) FROM checkpoints WHERE thread_id > id) FROM ids
     WHERE id IS NOT NULL
 )
-SELECT id FROM ids WHERE substr(id, 1, length(?1)) = ?1 LIMIT ?2
+SELECT id FROM ids WHERE substr(id, 1, length(:begin)) = :begin LIMIT :most
 """
 
 
@@ -38,7 +38,7 @@ def thread_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     uri = read_only(Path(file), at_rest=is_at_rest(Path(file)))
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=0.5)) as conn:
-            found = conn.execute(_IDS, (incomplete, _MOST)).fetchall()
+            found = conn.execute(_IDS, {"begin": incomplete, "most": _MOST}).fetchall()
             return [each for (each,) in found if str(each).isprintable()]
     except (sqlite3.Error, UnicodeError):  # a file, or a word, that is none
         return []

@@ -35,9 +35,9 @@ GROUP BY heads.thread_id
 
 _SIZE_OF_THREAD = """
 SELECT coalesce((SELECT sum(length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB)))
-        FROM checkpoints WHERE thread_id = ?1), 0)
-    + coalesce((SELECT sum(length(blob)) FROM checkpoint_blobs WHERE thread_id = ?1), 0)
-    + coalesce((SELECT sum(length(blob)) FROM checkpoint_writes WHERE thread_id = ?1), 0)
+        FROM checkpoints WHERE thread_id = :thread), 0)
+    + coalesce((SELECT sum(length(blob)) FROM checkpoint_blobs WHERE thread_id = :thread), 0)
+    + coalesce((SELECT sum(length(blob)) FROM checkpoint_writes WHERE thread_id = :thread), 0)
 """
 
 _IDS_OF_THREAD = """
@@ -92,7 +92,7 @@ def _no_thread(thread_id: str) -> InvalidInputError:
 
 def size(conn: Connection, thread_id: str) -> int:
     """The stored bytes of a thread; reads its rows, but not their large values."""
-    return int(conn.execute(_SIZE_OF_THREAD, (thread_id,)).fetchone()[0])
+    return int(conn.execute(_SIZE_OF_THREAD, {"thread": thread_id}).fetchone()[0])
 
 
 def moment(text: Any) -> datetime | None:

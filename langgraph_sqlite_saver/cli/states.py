@@ -53,13 +53,13 @@ SELECT metadata FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
-# ?3: [checkpoint_id, …]; in the order in which writes are applied.
+# The last parameter: [checkpoint_id, …]; in the order in which writes are applied.
 _WRITES = """
 SELECT w.checkpoint_id, w.task_id, w.task_path, w.channel, length(w.blob), CASE
     WHEN w.channel IN ('__interrupt__', '__error__', '__resume__') THEN w.rowid END
-FROM json_each(?3) AS wanted
-CROSS JOIN checkpoint_writes AS w
-WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = wanted.value
+FROM checkpoint_writes AS w
+WHERE w.thread_id = ? AND w.checkpoint_ns = ?
+AND w.checkpoint_id IN (SELECT value FROM json_each(?))
 ORDER BY w.checkpoint_id, w.task_path, w.task_id, w.idx
 """
 
@@ -71,11 +71,11 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 ORDER BY task_path, task_id, idx
 """
 
-# ?3: [[number, channel, version], …]
+# The first parameter: [[number, channel, version], …]
 _SIZES = """
-SELECT json_extract(wanted.value, '$[0]'), sum(length(b.blob)) FROM json_each(?3) AS wanted
+SELECT json_extract(wanted.value, '$[0]'), sum(length(b.blob)) FROM json_each(?) AS wanted
 CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?1 AND b.checkpoint_ns = ?2
+WHERE b.thread_id = ? AND b.checkpoint_ns = ?
 AND b.channel = json_extract(wanted.value, '$[1]')
 AND b.version = json_extract(wanted.value, '$[2]')
 GROUP BY 1
@@ -287,7 +287,7 @@ class Reader:
     def sizes(self, new: Mapping[int, Mapping[str, str]]) -> dict[int, int]:
         """The stored bytes of versions, by number."""
         wanted = [[n, channel, key] for n, keys in new.items() for channel, key in keys.items()]
-        return dict(self._conn.execute(_SIZES, (*self._place, parameter(wanted))).fetchall())
+        return dict(self._conn.execute(_SIZES, (parameter(wanted), *self._place)).fetchall())
 
 
 class _Absent:

@@ -188,10 +188,11 @@ class UsageQueue:
 
     def _run(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._work, name="langgraph-sqlite-usage", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="langgraph-sqlite-usage", daemon=True)
+            thread.start()
+            # Only now: a signal's handler that closes the queue would wait for one that is not
+            # there yet.
+            self._thread = thread
 
     def _work(self) -> None:
         try:

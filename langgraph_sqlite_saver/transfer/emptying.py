@@ -103,48 +103,46 @@ FROM (
     SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints WHERE {condition}
     UNION
     SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoint_writes WHERE {condition}
-    ORDER BY 1, 2, 3 LIMIT ?4
+    ORDER BY 1, 2, 3 LIMIT ?
 ) AS k
 LEFT JOIN checkpoints AS c ON c.thread_id = k.thread_id AND c.checkpoint_ns = k.checkpoint_ns
 AND c.checkpoint_id = k.checkpoint_id
 ORDER BY 1, 2, 3
 """
 
-KEYS = _KEYS.format(condition="(thread_id, checkpoint_ns, checkpoint_id) > (?1, ?2, ?3)")
+KEYS = _KEYS.format(condition="(thread_id, checkpoint_ns, checkpoint_id) > (?, ?, ?)")
 
-KEYS_OF_THREAD = _KEYS.format(
-    condition="thread_id = ?1 AND (checkpoint_ns, checkpoint_id) > (?2, ?3)"
-)
+KEYS_OF_THREAD = _KEYS.format(condition="thread_id = ? AND (checkpoint_ns, checkpoint_id) > (?, ?)")
 
 NEWEST = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?"
 
 COUNT = "SELECT count(*) FROM checkpoints"
 
 COUNT_OF_THREADS = """
-SELECT count(*) FROM json_each(?1) AS wanted
+SELECT count(*) FROM json_each(?) AS wanted
 CROSS JOIN checkpoints WHERE thread_id = wanted.value
 """
 
-# ?1: {thread_id: {checkpoint_ns: [checkpoint_id, …]}}
+# {thread_id: {checkpoint_ns: [checkpoint_id, …]}}
 ROWS = f"""
 SELECT {", ".join("c." + column for column in COLUMNS.split(", "))}
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS id
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS id
 CROSS JOIN checkpoints AS c
 WHERE c.thread_id = thread.key AND c.checkpoint_ns = ns.key AND c.checkpoint_id = id.value
 """  # noqa: S608
 
-# ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}
+# {thread_id: {checkpoint_ns: {number: checkpoint_id}}}
 PARENTS = """
 SELECT number.key, c.parent_checkpoint_id
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoints AS c
 WHERE c.thread_id = thread.key AND c.checkpoint_ns = ns.key AND c.checkpoint_id = number.value
 """
 
-# ?1: {thread_id: {checkpoint_ns: {channel: {number: version}}}}
+# {thread_id: {checkpoint_ns: {channel: {number: version}}}}
 _BLOBS = """
 SELECT number.key, {columns}
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
     json_each(channel.value) AS number
 CROSS JOIN checkpoint_blobs AS b
 WHERE b.thread_id = thread.key AND b.checkpoint_ns = ns.key AND b.channel = channel.key
@@ -154,10 +152,10 @@ AND b.version = number.value
 SIZES_OF_BLOBS = _BLOBS.format(columns="coalesce(b.size, length(b.blob), 0)")
 BLOBS = _BLOBS.format(columns=BLOB_COLUMNS)
 
-# ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}
+# {thread_id: {checkpoint_ns: {number: checkpoint_id}}}
 _WRITES = """
 SELECT number.key, {columns}
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
 """
@@ -227,7 +225,7 @@ def _of_threads(database: Database, threads: Sequence[str]) -> Iterator[Entry]:
 
 
 def _entries(conn: Connection, statement: str, last: tuple[str, ...]) -> list[Entry]:
-    found = conn.execute(statement, (*last, PAGE))
+    found = conn.execute(statement, (*last, *last, PAGE))
     return [Entry(Key(*key), bool(saved), parent) for *key, saved, parent in found]
 
 

@@ -29,26 +29,26 @@ FROM checkpoints WHERE thread_id = ? AND (
 )
 """
 
-# One frame or difference that is enciphered: the key is needed to undo it. (?2: how those begin
-# that are not; a serialiser's types may have a plus too.)
+# One frame or difference that is enciphered: the key is needed to undo it. (:magic: how those
+# begin that are not; a serialiser's types may have a plus too.)
 ENCIPHERED = """
 SELECT checkpoint_ns, NULL, channel FROM checkpoint_blobs
-WHERE thread_id = ?1 AND type LIKE '%+%' AND size IS NOT NULL
-AND substr(blob, CASE WHEN base IS NULL THEN 1 ELSE 9 END, 4) <> ?2
+WHERE thread_id = :thread AND type LIKE '%+%' AND size IS NOT NULL
+AND substr(blob, CASE WHEN base IS NULL THEN 1 ELSE 9 END, 4) <> :magic
 UNION ALL
 SELECT checkpoint_ns, checkpoint_id, channel FROM checkpoint_writes
-WHERE thread_id = ?1 AND type LIKE '%+%' AND size IS NOT NULL
-AND substr(blob, CASE WHEN base IS NULL THEN 1 ELSE 9 END, 4) <> ?2
+WHERE thread_id = :thread AND type LIKE '%+%' AND size IS NOT NULL
+AND substr(blob, CASE WHEN base IS NULL THEN 1 ELSE 9 END, 4) <> :magic
 LIMIT 1
 """
 
 # PostgresSaver casts these to bytea, in whose syntax a backslash is an escape.
 UNSPEAKABLE = """
 SELECT checkpoint_ns, NULL, channel FROM checkpoint_blobs
-WHERE thread_id = ?1 AND (instr(channel, '\\') OR instr(type, '\\'))
+WHERE thread_id = :thread AND (instr(channel, '\\') OR instr(type, '\\'))
 UNION ALL
 SELECT checkpoint_ns, checkpoint_id, channel FROM checkpoint_writes
-WHERE thread_id = ?1 AND (instr(channel, '\\') OR instr(task_id, '\\') OR instr(type, '\\'))
+WHERE thread_id = :thread AND (instr(channel, '\\') OR instr(task_id, '\\') OR instr(type, '\\'))
 LIMIT 1
 """
 
@@ -85,7 +85,7 @@ def refused(
 
 
 def _unspeakable(conn: Connection, thread_id: str) -> TransferError | None:
-    row = conn.execute(UNSPEAKABLE, (thread_id,)).fetchone()
+    row = conn.execute(UNSPEAKABLE, {"thread": thread_id}).fetchone()
     if row is None:
         return None
     return TransferError(
@@ -98,7 +98,7 @@ def _locked(conn: Connection, serde: SerializerProtocol, thread_id: str) -> Tran
     """The error for a thread that is enciphered, unless there is a cipher."""
     if inner(serde) is not serde:
         return None
-    row = conn.execute(ENCIPHERED, (thread_id, MAGIC)).fetchone()
+    row = conn.execute(ENCIPHERED, {"thread": thread_id, "magic": MAGIC}).fetchone()
     if row is None:
         return None
     return TransferError(

@@ -149,8 +149,9 @@ def test_signal_may_close_the_queue_while_its_thread_records() -> None:
         for n in range(40):
             stored, taken = [], 0
             queue = UsageQueue(stored.extend, 60, 10**9)
-            signal.setitimer(signal.ITIMER_REAL, 0.001 + n / 20_000)
+            queue.put(())  # starts the thread, which Python cannot when it is interrupted
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.001 + n / 20_000)
                 while True:
                     queue.put((None,))
                     taken += 1
