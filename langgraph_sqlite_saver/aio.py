@@ -287,7 +287,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     ) -> Findings:
         """Async `SqliteSaver.check`; `progress` is called in the loop."""
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        checker = await self.database.read(checking.begin, self.serde, ids)
+        checker = await self.database.read(checking.begin, self, ids)
         while not checker.walk.done:
             checker.take(await self.database.read(checker.step), progress)
         return checker.damages

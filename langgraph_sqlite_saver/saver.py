@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -45,7 +46,7 @@ from .checkpoints.config import address_of, thread_key, thread_keys
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
-from .database import Database, PragmaValue, upkeep
+from .database import Database, PragmaValue, StorageError, upkeep
 from .database.files import StrPath
 from .database.upkeep import Progress, Vacuum
 
@@ -53,6 +54,18 @@ T = TypeVar("T")
 
 # How many checkpoints `alist` brings with one hop to a thread.
 _CHUNK = 16
+
+
+def _next(
+    tuples: Iterator[CheckpointTuple],
+) -> tuple[Sequence[CheckpointTuple], StorageError | None]:
+    """Some more, and the error that ends them, if one does."""
+    chunk: deque[CheckpointTuple] = deque()
+    try:
+        chunk.extend(islice(tuples, _CHUNK))
+    except StorageError as error:
+        return chunk, error
+    return chunk, None
 
 
 class SqliteSaver(BaseCheckpointSaver[str]):
@@ -164,7 +177,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     # Saving and reading.
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint that `config` names, or the newest of its thread and namespace."""
+        """The checkpoint that `config` names, or the newest of its thread and namespace.
+
+        Raises DamagedError if it cannot be read: it names the place, and what to do.
+        """
         return self.database.read(reading.get_tuple, self, address_of(config))
 
     def list(
@@ -176,6 +192,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Checkpoints, newest first, read page by page as you iterate; no lock is held meanwhile.
+
+        A checkpoint that is damaged keeps nobody from the others: it is passed over, with a warning
+        to the log, and when all others have come its DamagedError is raised (the first, of
+        several; `check` finds all). It counts for `limit` as if it had come.
 
         Args:
             config: The thread, and the namespace if it names one; None for all threads.
@@ -262,7 +282,10 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             self._delete(thread_id, retention.delete_runs_in_thread, self, thread_id, ids)
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy a thread under the same checkpoint ids; an existing target keeps what it has."""
+        """Copy a thread under the same checkpoint ids; an existing target keeps what it has.
+
+        What cannot be read is copied as it is.
+        """
         source, target = thread_key(source_thread_id), thread_key(target_thread_id)
         self.database.write(copying.copy_thread, self, source, target)
 
@@ -276,7 +299,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         """Delete old checkpoints of threads, each thread in a transaction of its own.
 
         Values that rest on deleted ones are stored anew, for which an encrypted thread takes the
-        saver's key; so do `delete_for_runs`, and `copy_thread` onto an existing thread.
+        saver's key; so do `delete_for_runs`, and `copy_thread` onto an existing thread. What cannot
+        be read, for want of the key or for damage, stays as it is, with what it rests on. While a
+        checkpoint that stays cannot be read, no value of its namespace is deleted.
 
         Args:
             thread_ids: The threads.
@@ -348,7 +373,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             are not there, which is no damage.
         """
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        checker = self.database.read(checking.begin, self.serde, ids)
+        checker = self.database.read(checking.begin, self, ids)
         while not checker.walk.done:
             checker.take(self.database.read(checker.step), progress)
         return checker.damages
@@ -421,9 +446,15 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     ) -> AsyncIterator[CheckpointTuple]:
         """Async `list`."""
         tuples = self.list(config, filter=filter, before=before, limit=limit)
-        while chunk := await asyncio.to_thread(lambda: list(islice(tuples, _CHUNK))):
+        error: StorageError | None = None
+        while error is None:
+            chunk, error = await asyncio.to_thread(_next, tuples)
             for each in chunk:
                 yield each
+            if not chunk:
+                break
+        if error is not None:
+            raise error
 
     async def aput(
         self,

@@ -13,11 +13,14 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ..database.upkeep import Progress
 from . import sql
+from .config import Address
 from .contents import Contents
-from .errors import DamagedError
+from .damage import in_any_text, is_key, load_metadata
+from .errors import DamagedError, SerializationError
 from .history import Place
 from .orphans import Orphans, find_readable
-from .values import inner, loads
+from .reading import SENDS_INSIDE, Decoder, Row, get_tuple
+from .values import EXTRAS, inner, loads
 from .walking import BlobKey, Step, Walk, WriteKey, plan
 
 
@@ -77,6 +80,9 @@ class Checker:
 
     def step(self, conn: Connection) -> Checked:
         """Read some values."""
+        return in_any_text(self._step)(conn)
+
+    def _step(self, conn: Connection) -> Checked:
         thread_id = self.walk.thread_id
         contents = Contents(conn, self._serde, (thread_id, ""))
         damages: list[Damage] = []
@@ -91,6 +97,7 @@ class Checker:
             raise
         except sqlite3.DatabaseError as error:  # not even the keys can be read: go on behind them
             return Checked(Step(None, rows), [*damages, Damage(str(error), thread_id)])
+        damages += [_nameless(thread_id, key) for key in self.walk.nameless]
         return Checked(Step(last, rows), damages)
 
     def _damages_at(
@@ -115,6 +122,8 @@ class Checker:
     def _read_write(self, conn: Connection, contents: Contents, key: WriteKey) -> None:
         row = conn.execute(sql.SELECT_WRITE, (*contents.place, *key[1:])).fetchone()
         if row is not None:
+            if not is_key(row[0]):
+                raise contents.damaged_write(row[0])
             loads(inner(self._serde), row[0], *contents.written(*row))
 
 
@@ -127,11 +136,20 @@ def _damage(conn: Connection, reason: str, place: Place, key: BlobKey | WriteKey
     return Damage(reason, *place, channel, checkpoint_id=key.checkpoint_id, task_id=key.task_id)
 
 
-def begin(conn: Connection, serde: SerializerProtocol, thread_ids: Sequence[str] | None) -> Checker:
-    """Look at the file as SQLite sees it, and at the JSON of checkpoints; then values can be read.
+def _nameless(thread_id: str, key: BlobKey | WriteKey) -> Damage:
+    """A row that no call can name: another one is missed where it should be."""
+    table = "checkpoint_blobs" if isinstance(key, BlobKey) else "checkpoint_writes"
+    named = ", ".join(repr(each) for each in key)
+    return Damage(f"a row of {table} has a key that is not text: {named}", thread_id)
 
-    Only the threads' JSON where some are named.
+
+@in_any_text
+def begin(conn: Connection, decoder: Decoder, thread_ids: Sequence[str] | None) -> Checker:
+    """Look at the file as SQLite sees it, and at the rows of checkpoints; then values can be read.
+
+    Only the threads' rows where some are named.
     """
+    serde = decoder.serde
     damages = Findings()
     damages.orphans = find_readable(conn, thread_ids)
     try:
@@ -139,12 +157,29 @@ def begin(conn: Connection, serde: SerializerProtocol, thread_ids: Sequence[str]
             found = [text for (text,) in conn.execute("PRAGMA quick_check")]
             damages += [Damage(text) for text in found if text != "ok"]
         for thread_id in [None] if thread_ids is None else thread_ids:
-            for thread, ns, checkpoint_id in conn.execute(sql.SELECT_NO_JSON, (thread_id,)):
-                reason = "its JSON, or that of its metadata, is damaged"
-                damages.append(Damage(reason, thread, ns, checkpoint_id=checkpoint_id))
+            damages += _damaged_checkpoints(conn, decoder, thread_id)
         return Checker(serde, plan(conn, thread_ids), damages)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError as error:
         damages.append(Damage(str(error)))
         return Checker(serde, Walk([], 0, (0, 0)), damages)
+
+
+def _damaged_checkpoints(
+    conn: Connection, decoder: Decoder, thread_id: str | None
+) -> Iterator[Damage]:
+    """The checkpoints whose rows cannot be read; their values are looked at by the walk."""
+    every = conn.execute(sql.CHECKPOINTS) if thread_id is None else None
+    for columns in every or conn.execute(sql.CHECKPOINTS_OF_THREAD, (thread_id,)):
+        try:
+            row = Row.of(columns)
+            load_metadata(row[:3], row.metadata)
+            if EXTRAS in row.notes or row.checkpoint.get("v", 1) < SENDS_INSIDE:
+                get_tuple(conn, decoder, Address(*row[:3]))
+        except DamagedError as error:
+            if error.channel is None:
+                thread, ns, checkpoint_id = columns[:3]
+                yield Damage(error.reason, thread, ns, checkpoint_id=checkpoint_id)
+        except SerializationError:  # of a value
+            pass

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import NamedTuple
 
 from ..database.upkeep import Progress
-from . import jsontext, sql
+from . import sql
 from .contents import Contents, Stored
+from .damage import in_any_text, try_document
 from .encoding import (
     SMALL,
     Chain,
@@ -21,7 +23,7 @@ from .encoding import (
 )
 from .errors import SerializationError
 from .history import Encoder
-from .values import blob_keys, load_notes
+from .values import blob_keys
 from .walking import BlobKey, Step, Walk, WriteKey
 
 
@@ -75,6 +77,9 @@ class Compactor:
 
     def step(self, conn: Connection) -> Changed:
         """Rewrite some values; others may write before the next step."""
+        return in_any_text(self._step)(conn)
+
+    def _step(self, conn: Connection) -> Changed:
         rewriting = _Rewriting(conn, self._encoder, self.walk.thread_id)
         last, rows = None, 0
         for last in self.walk.rows(conn):
@@ -84,7 +89,9 @@ class Compactor:
                     rewriting.blob(last)
                 else:
                     rewriting.write(last)
-            except SerializationError:  # it stays as it is: see check()
+            except (sqlite3.Error, MemoryError):  # says nothing of the value
+                raise
+            except Exception:  # it stays as it is: see check()
                 rewriting.unreadable += 1
         return Changed(Step(last, rows), *rewriting.figures())
 
@@ -149,8 +156,14 @@ class _Rewriting:
             key = (*self._place, row.channel, row.version)
             (version,) = self._conn.execute(sql.VERSION_BEFORE, key).fetchone()
             before = self._contents.find(row.channel, version) if version else None
-            chain = self._contents.chain(before)[1] if before and before.token else ()
+            chain = self._chain_of(before) if before and before.token else ()
         return self._contents.with_base(row.channel, chain)
+
+    def _chain_of(self, row: Stored) -> Chain:
+        try:
+            return self._contents.chain(row)[1]
+        except SerializationError:  # nothing rests on what cannot be read
+            return ()
 
     def _rewrite(self, row: Stored, encoded: Encoded) -> Stored:
         token = encoded.token if row.token is None else row.token
@@ -190,12 +203,14 @@ class _Rewriting:
         address = (*self._place, key.checkpoint_id)
         found = self._conn.execute(sql.SELECT_LINEAGE, address).fetchone()
         links: dict[str, Link] = {}
-        if found is None:
+        document = try_document(*found) if found else None
+        if document is None:
             return links
-        keys = blob_keys(jsontext.load_checkpoint(found[0]), load_notes(found[1]))
-        for channel, version in keys.items():
+        for channel, version in blob_keys(*document).items():
             row = self._contents.find(channel, version)
-            if row and row.token and (row.size or len(row.blob)) <= largest_base(size):
-                data = self._contents.carried([(channel, version)])
-                links[channel] = Link(version, row.token, 0, "", data)
+            if not row or type(row.token) is not int or type(row.blob) is not bytes:
+                continue
+            large = row.size if type(row.size) is int else len(row.blob)
+            if large <= largest_base(size) and (value := self._contents.readable(row)):
+                links[channel] = Link(version, row.token, 0, *value)
         return links

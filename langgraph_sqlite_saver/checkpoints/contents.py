@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 import orjson
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ..database import StorageError
 from . import sql
+from .damage import is_key
 from .differences import PREFACE, Difference, parse
 from .encoding import DIFFERENCE, FRAME, Chain, Link, base_of_next, mark_of
 from .errors import DamagedError, SerializationError
@@ -22,6 +25,8 @@ from .values import Blob, unseal
 
 # What is kept decoded of one namespace's values, in bytes: bases that several of them share.
 _KEPT_BYTES = 32_000_000
+
+_OTHER_THINGS = "its columns hold other things than they should"
 
 # One that is much longer than those that are made was not made by us, and may have no end.
 _LONGEST_CHAIN = 200
@@ -105,25 +110,46 @@ class Contents:
         self._rows[row.channel, row.version] = row
 
     def value(self, row: Stored) -> Blob:
-        """A row's value: its type and bytes."""
+        """A row's value: its type and bytes. Raises SerializationError, and nothing else for
+        whatever the row and those it rests on may hold.
+        """
         if row.size is None:
             return self.open(row)
         value = self.decoded(row)
         if value is None:
-            value = self._known(row) or Layers(self, self._rows_down_from(row)).value()
+            with self._naming(row):
+                value = self._known(row) or Layers(self, self._rows_down_from(row)).value()
             self._keep(row, value)
         return value
+
+    def readable(self, row: Stored) -> Blob | None:
+        """A row's value; None where it cannot be read, and has to stay as it is."""
+        try:
+            return self.value(row)
+        except SerializationError:
+            return None
+
+    @contextmanager
+    def _naming(self, row: Stored) -> Iterator[None]:
+        """Columns may hold anything: what that leads to is damage, at this row."""
+        try:
+            yield
+        except (StorageError, sqlite3.Error, MemoryError):  # says what it is, or nothing of the row
+            raise
+        except Exception as error:
+            raise self.damaged(row, f"{type(error).__name__}: {error}") from error
 
     def chain(self, row: Stored) -> tuple[Blob, Chain]:
         """A row's value, and what a next version may rest on: nothing where the row has no token.
 
         Of the chain's values only this one's bytes are at hand.
         """
-        rows = self._rows_down_from(row)
-        value = self._known(row) or Layers(self, rows).value()
-        if row.token is None or "+" in value[0]:  # enciphered, and we have not the key
+        with self._naming(row):
+            rows = self._rows_down_from(row)
+            value = self._known(row) or Layers(self, rows).value()
+        if type(row.token) is not int or "+" in value[0]:  # enciphered, and we have not the key
             return value, ()
-        links = [Link(each.version, each.token or 0, each.number or 0, "", None) for each in rows]
+        links = [Link(each.version, each.token or 0, _number(each), "", None) for each in rows]
         links[0] = links[0]._replace(kind=value[0], data=value[1])
         return value, tuple(links)
 
@@ -135,9 +161,9 @@ class Contents:
         if base.data is not None:
             return chain
         row = self.find(channel, base.version)
-        if row is None or row.token != base.token:
+        if row is None or row.token != base.token or (value := self.readable(row)) is None:
             return ()
-        kind, data = self.value(row)
+        kind, data = value
         full = base._replace(kind=kind, data=data)
         return tuple(full if link is base else link for link in chain)
 
@@ -154,12 +180,14 @@ class Contents:
     def _rows_down_from(self, row: Stored) -> list[Stored]:
         """A row and those it rests on, down to the whole one."""
         rows, seen = [row], {row.version}
-        while (base := rows[-1].base) is not None:
+        while (base := rows[-1].base) is not None and rows[-1].size is not None:
+            if not is_key(base):
+                raise self.damaged(rows[-1], "what its base is called is not text")
             found = self.find(row.channel, base)
             if found is None:
                 raise self.damaged(rows[-1], f"its base, version {base}, is missing")
             if found.version in seen or len(rows) > _LONGEST_CHAIN:
-                raise self.damaged(row, "what it rests on comes to no end")
+                raise self.damaged(found, "what it rests on comes to no end")
             seen.add(found.version)
             rows.append(found)
         return rows
@@ -182,7 +210,9 @@ class Contents:
     def open(self, row: Stored) -> Blob:
         """What a row holds, deciphered; its type without what says how it is stored."""
         if not isinstance(row.kind, str) or not isinstance(row.blob, bytes):
-            raise self.damaged(row, "its columns hold other things than they should")
+            raise self.damaged(row, _OTHER_THINGS)
+        if not (row.size is None or type(row.size) is int):
+            raise self.damaged(row, _OTHER_THINGS)
         kind, data = unseal(self._serde, row.channel, row.kind, row.blob)
         if row.size is None:
             return kind, data
@@ -211,13 +241,19 @@ class Contents:
         try:
             if size is None:
                 return kind, data
-            data = decompress(data) if base is None else self._undone(data, base)
+            with self._naming(row):
+                data = decompress(data) if base is None else self._undone(data, base)
             check_size(len(data), size)
             return kind, data
         except SerializationError:  # of what it rests on
             raise
-        except (FrameError, ValueError) as error:  # ValueError: the JSON of `base`
+        except FrameError as error:
             raise self.damaged(row, str(error)) from error
+
+    def damaged_write(self, channel: Any) -> DamagedError:
+        """The error for a pending write whose task or channel is not text."""
+        reason = "its task's id, or the name of its channel, is not text"
+        return DamagedError(*self.place, str(channel), "of a pending write", reason)
 
     def _undone(self, blob: bytes, base: str) -> bytes:
         keys = load_base(base)
@@ -238,7 +274,7 @@ class Contents:
 
     def _found(self, channel: str, version: str) -> Stored:
         row = self.find(channel, version)
-        if row is None or row.token is None:
+        if row is None or type(row.token) is not int:
             reason = "it is missing, and a pending write rests on it"
             raise DamagedError(*self.place, channel, version, reason)
         return row
@@ -313,7 +349,7 @@ class Layers:
                 check_size(len(self._whole[position]), row.size)
             else:
                 self._take_apart(position, data, row.size)
-        except FrameError as error:
+        except (FrameError, TypeError, ValueError, IndexError) as error:
             raise self._contents.damaged(row, str(error)) from error
 
     def _take_apart(self, position: int, blob: bytes, size: int) -> None:
@@ -331,15 +367,25 @@ def is_plain(kind: Any, blob: Any, size: int | None) -> bool:
     return size is None and type(blob) is bytes and type(kind) is str and "+" not in kind
 
 
+def _number(row: Stored) -> int:
+    """Which of its chain's numbers a row has: 0, as a whole one, where it is not a number."""
+    return row.number if type(row.number) is int else 0
+
+
 def check_size(found: int, size: int) -> None:
     """Raise FrameError for a value that has not the bytes that its row says."""
     if found != size:
         raise FrameError(f"it has {found} bytes and not {size}")
 
 
-def load_base(base: str) -> list[tuple[str, str]]:
-    """The (channel, version) that a pending write rests on."""
-    return [(channel, version) for channel, version in orjson.loads(base)]
+def load_base(base: Any) -> list[tuple[str, str]]:
+    """The (channel, version) that a pending write rests on; ValueError if that is damaged."""
+    found = orjson.loads(base)
+    if type(found) is not list or not all(type(each) is list and len(each) == 2 for each in found):
+        raise ValueError("what it rests on is damaged")
+    if not all(is_key(channel) and is_key(version) for channel, version in found):
+        raise ValueError("what it rests on is damaged")
+    return [(channel, version) for channel, version in found]
 
 
 def holds(conn: Connection, place: Place, channel: str, link: Link) -> bool:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from sqlite3 import Connection
+from typing import Any
 
-from . import jsontext, sql
-from .contents import Contents, Stored, holds
-from .encoding import Link
-from .history import Encoder, Place
-from .rebasing import rebased
-from .values import blob_keys, dump_notes, load_notes, no_value, own_version
+from . import sql
+from .contents import Contents, Stored
+from .damage import in_any_text, is_key, try_document
+from .errors import SerializationError
+from .history import Encoder
+from .values import Blob, blob_keys, dump_notes, no_value, own_version
 from .versions import is_unique
 
 
+@in_any_text
 def copy_thread(conn: Connection, encoder: Encoder, source: str, target: str) -> None:
     """Copy a thread; onto an existing one it adds what is missing there.
 
     Each checkpoint keeps its own values, whatever the other thread has under the same versions. A
-    `thread_id` in the metadata becomes the target's.
+    `thread_id` in the metadata becomes the target's. What cannot be read is carried as it is, and
+    cannot be read there.
     """
     if source == target:
         return
@@ -33,73 +36,124 @@ def copy_thread(conn: Connection, encoder: Encoder, source: str, target: str) ->
 def _add_missing(conn: Connection, encoder: Encoder, source: str, target: str) -> None:
     missing = conn.execute(sql.SELECT_MISSING_IN_TARGET, (source, target)).fetchall()
     conn.execute(sql.COPY_CHECKPOINTS, (source, target))
-    copied: dict[tuple[str, str, str], str] = {}
+    copiers: dict[str, _Copier] = {}
     for ns, checkpoint_id, text, noted in missing:
-        before = load_notes(noted)
+        document = try_document(text, noted)
+        if document is None or not (is_key(ns) and is_key(checkpoint_id)):
+            continue  # which blobs are its own cannot be told
+        before = document[1]
         notes = dict(before)
-        between = (source, ns), (target, ns)
-        for channel, key in blob_keys(jsontext.load_checkpoint(text), before).items():
-            blob = (ns, channel, key)
-            if blob not in copied:
-                copied[blob] = _copy_blob(conn, encoder, *between, channel, key)
-            if copied[blob] != key:
-                notes[channel] = copied[blob]
+        if ns not in copiers:
+            copiers[ns] = _Copier(conn, encoder, ns, source, target)
+        for channel, key in blob_keys(*document).items():
+            if (copied := copiers[ns].copy(channel, key)) != key:
+                notes[channel] = copied
         if notes != before:
             conn.execute(sql.SET_NOTES, (target, ns, checkpoint_id, dump_notes(notes)))
 
 
-def _copy_blob(
-    conn: Connection, encoder: Encoder, source: Place, target: Place, channel: str, key: str
-) -> str:
-    """Copy a blob, if there is one; returns the version key that finds it, or its absence, there.
+class _Copier:
+    """Copies the blobs of a namespace onto another thread's."""
 
-    A version that may come up in any thread (an int, say) gets a key of our making: the target's
-    checkpoints may have another value under it, or none.
-    """
-    contents = Contents(conn, encoder.serde, source)
-    row = contents.find(channel, key)
-    unique = is_unique(key) or "~" in key
-    if row is None or row.blob is None:
-        return key if unique else no_value(key)
-    if unique:
-        placed = row if row.base is None else _placed(conn, encoder, contents, target, row)
-        if conn.execute(sql.INSERT_BLOB, (*target, *placed)).rowcount:
-            return key
-        there = Contents(conn, encoder.serde, target)
-        found = there.find(channel, key)
-        if found is None or (found.blob is not None and there.value(found) == contents.value(row)):
-            return key
-    value = contents.value(row)
-    alone = encoder.history.alone(encoder.serde, value)
-    own = own_version(encoder.serde, key, value, alone[:2])
-    conn.execute(sql.INSERT_BLOB, (*target, channel, own, *alone))
-    return own
+    def __init__(
+        self, conn: Connection, encoder: Encoder, ns: str, source: str, target: str
+    ) -> None:
+        self._conn, self._encoder = conn, encoder
+        self._source = Contents(conn, encoder.serde, (source, ns))
+        self._there = Contents(conn, encoder.serde, (target, ns))
+        self._copied: dict[tuple[str, str], str] = {}
+
+    def copy(self, channel: str, key: str) -> str:
+        """Copy a blob, if there is one; returns the version key that finds it, or its absence.
+
+        A version that may come up in any thread (an int, say) gets a key of our making: the
+        target's checkpoints may have another value under it, or none.
+        """
+        if (channel, key) not in self._copied:
+            self._copied[channel, key] = self._copy(channel, key)
+        return self._copied[channel, key]
+
+    def _copy(self, channel: str, key: str) -> str:
+        row = self._source.find(channel, key)
+        unique = is_unique(key) or "~" in key
+        if row is None or row.blob is None:
+            return key if unique else no_value(key)
+        value = self._source.readable(row)
+        if unique:
+            placed = row if value is None or row.base is None else self._placed(row, value)
+            if self._insert(placed):
+                return key
+            found = self._there.find(channel, key)
+            if found is None or found.blob is None:
+                return key
+            if value is not None and self._there.readable(found) == value:
+                return key
+        if value is None:
+            own = own_version(self._encoder.serde, key, *_as_stored(row))
+            self._insert(row._replace(version=own))
+        else:
+            alone = self._encoder.history.alone(self._encoder.serde, value)
+            own = own_version(self._encoder.serde, key, value, alone[:2])
+            self._insert(Stored(channel, own, *alone))
+        return own
+
+    def _insert(self, row: Stored) -> bool:
+        return bool(self._conn.execute(sql.INSERT_BLOB, (*self._there.place, *row)).rowcount)
+
+    def _placed(self, row: Stored, value: Blob) -> Stored:
+        """A row as it can be in the target: resting on the nearest of those that it rests on and
+        that can be read there, or on nothing.
+        """
+        history, serde = self._encoder.history, self._encoder.serde
+        for link in self._source.chain(row)[1][1:]:
+            found = self._there.find(row.channel, link.version)
+            if found is None or found.token != link.token:
+                continue
+            base = self._there.readable(found)
+            if base is None or base != self._base(row.channel, link.version):
+                continue
+            if link.version == row.base:
+                return row
+            at = link.version, link.token
+            encoded = history.resting(serde, value, base[1], *at)
+            break
+        else:
+            encoded = history.alone(serde, value)
+        return Stored(row.channel, row.version, *encoded[:4], row.token, row.number)
+
+    def _base(self, channel: str, version: str) -> Blob | None:
+        row = self._source.find(channel, version)
+        return self._source.readable(row) if row else None
 
 
-def _placed(
-    conn: Connection, encoder: Encoder, contents: Contents, target: Place, row: Stored
-) -> Stored:
-    """A row as it can be in the target: resting on what is there, or on nothing."""
-
-    def is_there(link: Link) -> bool:
-        return holds(conn, target, row.channel, link)
-
-    chain = contents.chain(row)[1]
-    return row if chain and is_there(chain[1]) else rebased(encoder, contents, row, is_there)
+def _as_stored(row: Stored) -> tuple[Blob, Blob]:
+    """What makes a version of a value that cannot be read: its columns as they are."""
+    blob = ("damaged", repr(row[2:]).encode("utf-8", "surrogateescape"))
+    return blob, blob
 
 
 def _add_missing_writes(conn: Connection, encoder: Encoder, source: str, target: str) -> None:
     """Copy pending writes; those whose bases the target has not, or has otherwise, stand alone."""
     missing = conn.execute(sql.SELECT_MISSING_WRITES, (source, target)).fetchall()
     conn.execute(sql.COPY_WRITES, (source, target))
-    for ns, *key, base in missing:
-        if _tokens(conn, (source, ns), base) == _tokens(conn, (target, ns), base):
+    here: dict[str, tuple[Contents, Contents]] = {}
+    for ns, checkpoint_id, task_id, idx, _ in missing:
+        if not (is_key(ns) and is_key(checkpoint_id) and is_key(task_id)):
             continue
-        write = conn.execute(sql.SELECT_WRITE, (source, ns, *key)).fetchone()
-        value = Contents(conn, encoder.serde, (source, ns)).written(*write)
+        if ns not in here:
+            one, other = ((each, ns) for each in (source, target))
+            here[ns] = Contents(conn, encoder.serde, one), Contents(conn, encoder.serde, other)
+        key = (ns, checkpoint_id, task_id, idx)
+        write = conn.execute(sql.SELECT_WRITE, (source, *key)).fetchone()
+        value = _written(here[ns][0], write)
+        if value is None or _written(here[ns][1], write) == value:
+            continue
         alone = encoder.history.alone(encoder.serde, value)
-        conn.execute(sql.REBASE_WRITE, (target, ns, *key, *alone[:4]))
+        conn.execute(sql.REBASE_WRITE, (target, *key, *alone[:4]))
 
 
-def _tokens(conn: Connection, place: Place, base: str) -> dict[str, int]:
-    return dict(conn.execute(sql.SELECT_TOKENS, (base, *place)).fetchall())
+def _written(contents: Contents, write: Any) -> Blob | None:
+    try:
+        return contents.written(*write)
+    except SerializationError:
+        return None

@@ -14,12 +14,14 @@ from langgraph.checkpoint.base import DeltaChannelHistory, PendingWrite
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ..database import InvalidTypeError
-from . import jsontext, sql
+from . import sql
 from .config import Address, stored_text
 from .contents import Contents, Stored
+from .damage import again_in_any_text, is_key, load_document
+from .errors import DamagedError, SerializationError, placed
 from .jsontext import parameter
 from .reading import Decoder
-from .values import inner, load_notes, loads
+from .values import inner, loads
 
 
 class Ancestor(NamedTuple):
@@ -38,16 +40,30 @@ _MISSING = _Missing()
 
 
 def ancestors(
-    conn: Connection, thread_id: str, checkpoint_ns: str, checkpoint_id: str
+    conn: Connection,
+    thread_id: str,
+    checkpoint_ns: str,
+    checkpoint_id: str,
+    *,
+    past_damage: bool = False,
 ) -> Iterator[Ancestor]:
-    """A checkpoint's ancestors, its parent first; ends at the root or where one is missing."""
+    """A checkpoint's ancestors, its parent first; ends at the root or where one is missing.
+
+    One that cannot be read raises DamagedError, or, `past_damage`, has nothing in it.
+    """
     seen: set[str] = set()  # saving an id again under its own descendant makes a loop
     walk = conn.execute(sql.WALK_ANCESTORS, (thread_id, checkpoint_ns, checkpoint_id))
     for ancestor_id, text, notes in walk:
         if ancestor_id in seen:
             return
         if seen:
-            yield Ancestor(ancestor_id, jsontext.load_checkpoint(text), load_notes(notes))
+            try:
+                found = load_document((thread_id, checkpoint_ns, ancestor_id), text, notes)
+            except DamagedError:
+                if not past_damage:
+                    raise
+                found = ({"channel_versions": {}, "channel_values": {}}, {})
+            yield Ancestor(ancestor_id, *found)
         seen.add(ancestor_id)
 
 
@@ -94,10 +110,15 @@ def checked_channels(channels: Any) -> list[str]:
     return [stored_text(name, "channel") for name in names]
 
 
+@again_in_any_text
 def get_history(
     conn: Connection, decoder: Decoder, place: Address, channels: Sequence[str]
 ) -> Mapping[str, DeltaChannelHistory]:
-    """Each channel's writes, oldest first, and the value they start from, if one is stored."""
+    """Each channel's writes, oldest first, and the value they start from, if one is stored.
+
+    Raises SerializationError, as a rule DamagedError, that names the checkpoint asked for or the
+    ancestor that cannot be read.
+    """
     serde = decoder.serde
     history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
     checkpoint_id = place.checkpoint_id or _head_id(conn, place)
@@ -108,21 +129,24 @@ def get_history(
     chain_length: dict[str, int] = {}
     chain: list[str] = []
     open_channels = set(channels)
-    for ancestor in ancestors(conn, *place[:2], checkpoint_id):
-        chain.append(ancestor.checkpoint_id)
-        for channel in list(open_channels):
-            value = seeds.find(channel, ancestor)
-            if value is _MISSING:
-                continue
-            if isinstance(value, Stored):  # inline values are JSON's
-                blob = contents.learn(value)
-                value = loads(inner(serde), channel, *blob)
-            history[channel]["seed"] = value
-            chain_length[channel] = len(chain)
-            open_channels.discard(channel)
-        if not open_channels:
-            break
-    _add_writes(conn, serde, contents, place, history, chain, chain_length)
+    try:
+        for ancestor in ancestors(conn, *place[:2], checkpoint_id):
+            chain.append(ancestor.checkpoint_id)
+            for channel in list(open_channels):
+                value = seeds.find(channel, ancestor)
+                if value is _MISSING:
+                    continue
+                if isinstance(value, Stored):  # inline values are JSON's
+                    blob = contents.learn(value)
+                    value = loads(inner(serde), channel, *blob)
+                history[channel]["seed"] = value
+                chain_length[channel] = len(chain)
+                open_channels.discard(channel)
+            if not open_channels:
+                break
+        _add_writes(conn, serde, contents, place, history, chain, chain_length)
+    except SerializationError as error:
+        raise placed(error, (*place[:2], checkpoint_id)) from error
     return history
 
 
@@ -145,6 +169,8 @@ def _add_writes(
     parameters = (*place[:2], parameter(chain), parameter(list(history)))
     found = conn.execute(sql.SELECT_WRITES_OF_CHAIN, parameters).fetchall()
     for checkpoint_id, task_id, channel, *columns in found:
+        if not is_key(task_id):
+            raise contents.damaged_write(channel)
         write = (
             task_id,
             channel,

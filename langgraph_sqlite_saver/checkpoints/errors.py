@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from functools import lru_cache
 from typing import Any
@@ -69,24 +70,58 @@ def _again(kind: Any, message: str) -> SerializationError:
 
 
 class DamagedError(SerializationError):
-    """A stored value cannot be brought back; the others are not touched by it.
+    """A stored value, or a checkpoint's row, cannot be read; the others can.
 
     Attributes:
-        thread_id, checkpoint_ns, channel, version: Which value.
+        thread_id, checkpoint_ns: Where it is.
+        channel, version: Which value; None for a checkpoint's row.
+        checkpoint_id: The checkpoint that was read; None where a value was read by itself.
         reason: What is wrong with it.
     """
 
     def __init__(
-        self, thread_id: str, checkpoint_ns: str, channel: str, version: str, reason: str
+        self,
+        thread_id: str,
+        checkpoint_ns: str,
+        channel: str | None,
+        version: str | None,
+        reason: str,
+        checkpoint_id: str | None = None,
     ) -> None:
-        super().__init__(
-            f"thread {thread_id!r}, namespace {checkpoint_ns!r}, channel {channel!r}, version "
-            f"{version}: the stored value is damaged: {reason}. Restore the file from a backup, or "
-            "delete the thread; check() lists all such places."
-        )
         self.thread_id, self.checkpoint_ns = thread_id, checkpoint_ns
         self.channel, self.version, self.reason = channel, version, reason
+        self.checkpoint_id = checkpoint_id
+        super().__init__(thread_id, checkpoint_ns, channel, version, reason, checkpoint_id)
 
-    def __reduce__(self) -> tuple[type[DamagedError], tuple[str, ...]]:
-        place = (self.thread_id, self.checkpoint_ns)
-        return type(self), (*place, self.channel, self.version, self.reason)
+    def __str__(self) -> str:
+        """The place, what is wrong there, and the remedy."""
+        what = "the row" if self.channel is None else "the stored value"
+        return (
+            f"{_named(self)}: {what} is damaged: {self.reason}. Restore the file from a backup, or "
+            "delete the thread; check() lists all such places."
+        )
+
+    def at(self, checkpoint_id: str) -> DamagedError:
+        """The same error, which also names the checkpoint that was read."""
+        place = (self.thread_id, self.checkpoint_ns, self.channel, self.version)
+        return type(self)(*place, self.reason, self.checkpoint_id or checkpoint_id)
+
+
+def _named(error: DamagedError) -> str:
+    parts = [f"thread {error.thread_id!r}", f"namespace {error.checkpoint_ns!r}"]
+    if error.checkpoint_id is not None:
+        parts.append(f"checkpoint {error.checkpoint_id!r}")
+    if error.channel is not None:
+        parts += [f"channel {error.channel!r}", f"version {error.version}"]
+    return ", ".join(parts)
+
+
+def placed(error: SerializationError, row: tuple[Any, ...]) -> SerializationError:
+    """The error of reading a checkpoint, (thread, namespace, id, …), which it then names."""
+    thread_id, ns, checkpoint_id, *_ = row
+    if isinstance(error, DamagedError):
+        return error.at(checkpoint_id)
+    named = copy.copy(error)  # of the same classes
+    named.args = (f"thread {thread_id!r}, namespace {ns!r}, checkpoint {checkpoint_id!r}: {error}",)
+    named.__cause__ = error.__cause__
+    return named

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Connection
 from typing import Any, NamedTuple
@@ -14,7 +15,11 @@ from langgraph.checkpoint.base import CheckpointTuple
 from ..database import InvalidInputError, InvalidTypeError
 from . import jsontext, sql
 from .config import address_of, checked_limit, checkpoint_id_of, configurable
+from .damage import again_in_any_text, is_key, load_metadata
+from .errors import SerializationError, placed
 from .reading import Decoder, Row, load_page
+
+_log = logging.getLogger(__name__)
 
 _FILTER_KEY = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\Z")
 
@@ -34,9 +39,12 @@ class Cursor(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some checkpoints, and where and how to go on; `cursor` is None at the end."""
+    """Some checkpoints, and where and how to go on; `cursor` is None at the end.
 
-    tuples: list[CheckpointTuple]
+    In the place of one that cannot be read is the error that says so.
+    """
+
+    tuples: list[CheckpointTuple | SerializationError]
     cursor: Cursor | None
     next_size: int
 
@@ -58,20 +66,36 @@ class Query:
         self.where.append(predicate)
         self.parameters.extend(parameters)
 
+    def add_filter(self, predicate: str, *parameters: Any) -> None:
+        """A condition on the metadata. Where that is damaged it may hold: the row is not left out
+        in silence.
+        """
+        self.add(f"CASE WHEN json_valid(metadata) THEN {predicate} ELSE 1 END", *parameters)
+
     def page(self, cursor: Cursor | None, size: int) -> tuple[str, list[Any]]:
         """The statement for the page behind `cursor`."""
         where, parameters = list(self.where), list(self.parameters)
-        if cursor is not None and self.in_order:
-            where.append("checkpoint_id < ?")
-            parameters.append(cursor.checkpoint_id)
-        elif cursor is not None:
-            where.append(
-                "checkpoint_id <= ? AND (checkpoint_id < ? OR (thread_id, checkpoint_ns) > (?, ?))"
-            )
-            parameters += [cursor.checkpoint_id, *cursor]
+        if cursor is not None:
+            marks, keys = zip(*map(_bound, cursor), strict=True)
+            if self.in_order:
+                where.append(f"checkpoint_id < {marks[0]}")
+                parameters.append(keys[0])
+            else:
+                where.append(
+                    f"checkpoint_id <= {marks[0]} AND (checkpoint_id < {marks[0]} "
+                    f"OR (thread_id, checkpoint_ns) > ({marks[1]}, {marks[2]}))"
+                )
+                parameters += [keys[0], *keys]
         condition = f"WHERE {' AND '.join(where)}" if where else ""
         template = sql.LIST_IN_ORDER if self.in_order else sql.LIST_BY_KEYS
         return template.replace("{condition}", condition), [*parameters, size]
+
+
+def _bound(key: Any) -> tuple[str, Any]:
+    """A key as a parameter: text that is not UTF-8, of a damaged row, goes by its bytes."""
+    if type(key) is not str or is_key(key):
+        return "?", key
+    return "CAST(? AS TEXT)", key.encode("utf-8", "surrogateescape")
 
 
 def prepare_list(
@@ -111,17 +135,17 @@ def _add_filter(query: Query, key: str, value: Any) -> None:
     if not isinstance(value, (int, float)):
         value = _as_stored(value)
     if value is None:
-        query.add("json_extract(metadata, ?) IS NULL", path)
+        query.add_filter("json_extract(metadata, ?) IS NULL", path)
     elif isinstance(value, dict):
-        query.add("json_type(metadata, ?) = 'object'", path)
+        query.add_filter("json_type(metadata, ?) = 'object'", path)
         query.exact.append((parts, value))
     elif isinstance(value, list):
-        query.add("json_type(metadata, ?) = 'array'", path)
+        query.add_filter("json_type(metadata, ?) = 'array'", path)
         query.exact.append((parts, value))
     elif isinstance(value, int) and abs(value) >= 2**63:  # SQLite has no such numbers
         query.exact.append((parts, value))
     else:
-        query.add(
+        query.add_filter(
             "json_type(metadata, ?) NOT IN ('object', 'array') AND json_extract(metadata, ?) = ?",
             path,
             path,
@@ -134,25 +158,51 @@ def _as_stored(value: Any) -> Any:
     return jsontext.load_metadata(jsontext.dump_metadata({"filter": value}))["filter"]
 
 
+@again_in_any_text
 def fetch_page(
     conn: Connection, decoder: Decoder, query: Query, cursor: Cursor | None, size: int
 ) -> Page:
     """The checkpoints behind `cursor`, `size` rows of them before `exact` sorts some out."""
     statement, parameters = query.page(cursor, size)
     columns = conn.execute(statement, parameters).fetchall()
-    rows = [Row.of(each) for each in columns]
-    last = rows[-1] if len(rows) == size else None
-    behind = Cursor(last.checkpoint_id, last.thread_id, last.checkpoint_ns) if last else None
-    wanted = [row for row in rows if _matches(query, row)]
-    tuples, weight = load_page(conn, decoder, wanted) if wanted else ([], 0)
-    weight += sum(len(each[4]) + len(each[5]) for each in columns)
-    return Page(tuples, behind, _next_size(size, len(rows), weight))
+    last = columns[-1] if len(columns) == size else None
+    behind = Cursor(last[2], last[0], last[1]) if last else None
+    tuples: list[CheckpointTuple | SerializationError]
+    try:
+        found, weight = _load(conn, decoder, query, columns)
+        tuples = [*found]
+    except SerializationError:  # of one of them: which, and what of the others?
+        tuples, weight = _load_each(conn, decoder, query, columns)
+    weight += sum(len(each[4] or "") + len(each[5] or "") for each in columns)
+    return Page(tuples, behind, _next_size(size, len(columns), weight))
+
+
+def _load(
+    conn: Connection, decoder: Decoder, query: Query, columns: Sequence[Any]
+) -> tuple[list[CheckpointTuple], int]:
+    rows = [row for row in map(Row.of, columns) if _matches(query, row)]
+    return load_page(conn, decoder, rows) if rows else ([], 0)
+
+
+def _load_each(
+    conn: Connection, decoder: Decoder, query: Query, columns: Sequence[Any]
+) -> tuple[list[CheckpointTuple | SerializationError], int]:
+    tuples: list[CheckpointTuple | SerializationError] = []
+    weight = 0
+    for each in columns:
+        try:
+            found, more = _load(conn, decoder, query, [each])
+            tuples += found
+            weight += more
+        except SerializationError as error:
+            tuples.append(placed(error, each))
+    return tuples, weight
 
 
 def _matches(query: Query, row: Row) -> bool:
     if not query.exact:
         return True
-    metadata = jsontext.load_metadata(row.metadata)
+    metadata = load_metadata(row[:3], row.metadata)
     return all(_lookup(metadata, path) == value for path, value in query.exact)
 
 
@@ -170,13 +220,6 @@ def _next_size(size: int, loaded: int, weight: int) -> int:
     return max(1, min(size * 4, LARGEST_PAGE, PAGE_BYTES // per_row))
 
 
-def _emptying(tuples: list[CheckpointTuple]) -> Iterator[CheckpointTuple]:
-    """One after the other, each let go at once: freeing a whole page of large states takes long."""
-    tuples.reverse()
-    while tuples:
-        yield tuples.pop()
-
-
 class Pages:
     """Walks through a query page by page; the faces differ only in how they fetch one.
 
@@ -189,10 +232,14 @@ class Pages:
         self.size = FIRST_PAGE
         self._left = query.limit
         self.done = query.limit == 0
+        self._damaged: list[SerializationError] = []
         self._fit()
 
     def take(self, page: Page) -> Iterator[CheckpointTuple]:
-        """The page's checkpoints, up to the limit; sets up the next one."""
+        """The page's checkpoints, up to the limit; sets up the next one.
+
+        After the last page, raises the error of the first checkpoint that could not be read.
+        """
         tuples = page.tuples
         if self._left is not None:
             del tuples[self._left :]
@@ -200,7 +247,22 @@ class Pages:
         self.cursor, self.size = page.cursor, page.next_size
         self.done = page.cursor is None or self._left == 0
         self._fit()
-        return _emptying(tuples)
+        return self._emptying(tuples)
+
+    def _emptying(
+        self, tuples: list[CheckpointTuple | SerializationError]
+    ) -> Iterator[CheckpointTuple]:
+        """One after the other, each let go at once: freeing a page of large states takes long."""
+        tuples.reverse()
+        while tuples:
+            each = tuples.pop()
+            if isinstance(each, SerializationError):
+                _log.warning("list() leaves out a checkpoint: %s", each)
+                self._damaged.append(each)
+            else:
+                yield each
+        if self.done and self._damaged:
+            raise self._damaged[0]
 
     def _fit(self) -> None:
         if self._left and not self.query.exact:

@@ -12,6 +12,7 @@ from typing import Any
 from ..database import InvalidInputError, InvalidTypeError
 from ..database.upkeep import FileFigures
 from . import sql
+from .damage import in_any_text, is_key
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,19 @@ class Stats:
         return asdict(self)
 
 
+@in_any_text
 def threads(conn: Connection) -> list[ThreadInfo]:
     """Every thread of the file, by id. Reads the whole file once."""
     sizes = {each: sums for each, *sums in conn.execute(sql.SUM_BYTES_BY_THREAD)}
     found: dict[str, list[tuple[str, int, str]]] = {}
     for thread_id, ns, count, head in conn.execute(sql.SELECT_HEADS).fetchall():
+        if not is_key(thread_id):  # no call can name it
+            continue
         found.setdefault(thread_id, []).append((ns, count, head))
     return [
         ThreadInfo(
             thread_id=thread_id,
-            namespaces=[ns for ns, _, _ in heads],
+            namespaces=[ns for ns, _, _ in heads if is_key(ns)],
             checkpoints=sum(count for _, count, _ in heads),
             last_ts=_last_ts(conn, thread_id, [(ns, head) for ns, _, head in heads]),
             bytes=sizes[thread_id][0],
@@ -141,26 +145,34 @@ def cutoff(older_than: timedelta | datetime) -> datetime:
     raise InvalidTypeError(f"older_than must be a timedelta or a datetime, not {older_than!r}")
 
 
+@in_any_text
 def threads_older_than(conn: Connection, moment: datetime) -> list[str]:
     """The threads whose newest checkpoint was made before `moment`."""
     ids = {thread_id for thread_id, *_ in conn.execute(sql.SELECT_HEADS).fetchall()}
-    return sorted(each for each in ids if is_older_than(conn, each, moment))
+    return sorted(each for each in ids if is_key(each) and is_older_than(conn, each, moment))
 
 
 def is_older_than(conn: Connection, thread_id: str, moment: datetime) -> bool:
     """Whether a thread's newest checkpoint was made before `moment`; unknown counts as no."""
     heads = conn.execute(sql.SELECT_HEADS_OF_THREAD, (thread_id,)).fetchall()
-    last = _last_ts(conn, thread_id, heads)
+    moments = [_ts(conn, thread_id, *each) for each in heads]
+    if any(is_damaged for is_damaged, _ in moments):
+        return False
+    last = max((each for _, each in moments if each), default=None)
     return last is not None and last < moment
 
 
 def _last_ts(conn: Connection, thread_id: str, heads: list[tuple[str, str]]) -> datetime | None:
-    moments = []
-    for ns, head in heads:
-        (text,) = conn.execute(sql.SELECT_TS, (thread_id, ns, head)).fetchone()
-        if moment := _parsed(text):
-            moments.append(moment)
-    return max(moments, default=None)
+    moments = (_ts(conn, thread_id, *each)[1] for each in heads)
+    return max((each for each in moments if each), default=None)
+
+
+def _ts(conn: Connection, thread_id: str, ns: Any, head: Any) -> tuple[bool, datetime | None]:
+    """Whether a checkpoint is damaged, and its time where it tells one."""
+    if not (is_key(ns) and is_key(head)):
+        return True, None
+    is_valid, text = conn.execute(sql.SELECT_TS, (thread_id, ns, head)).fetchone()
+    return not is_valid, _parsed(text)
 
 
 def _parsed(text: Any) -> datetime | None:

@@ -13,6 +13,7 @@ from langgraph.checkpoint.base import WRITES_IDX_MAP
 from ..database import InvalidTypeError
 from . import at_once, sql
 from .config import Address, check_channel, full_address_of, stored_text
+from .damage import again_in_any_text
 from .encoding import SMALL, Link, dump_base
 from .history import Encoder, Place
 from .values import Blob, dumps, inner, seal
@@ -122,6 +123,7 @@ def _encode(request: Writes) -> None:
     request.encoded = True
 
 
+@again_in_any_text
 def put_writes(conn: Connection, request: Writes) -> None:
     """Store a task's writes, all or none."""
     assert request.encoded

@@ -9,18 +9,21 @@ from typing import Any, NamedTuple, Protocol, cast
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     Checkpoint,
+    CheckpointMetadata,
     CheckpointTuple,
     PendingWrite,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import TASKS
 
-from . import jsontext, sql
+from . import sql
 from .config import Address
 from .contents import Contents, Stored, is_plain
+from .damage import again_in_any_text, is_key, load_document, load_metadata
+from .errors import DamagedError, SerializationError, placed
 from .history import History, Place
 from .jsontext import parameter
-from .values import EXTRAS, blob_keys, inner, load_notes, loads
+from .values import EXTRAS, blob_keys, inner, loads
 
 # The format from which on a checkpoint holds its pending sends itself.
 SENDS_INSIDE = 4
@@ -49,11 +52,14 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, columns: Sequence[Any]) -> Row:
-        """From the columns as SQLite gives them."""
-        thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, notes = columns
-        document = jsontext.load_checkpoint(checkpoint)
-        document.setdefault("channel_values", {})
-        return cls(thread_id, ns, checkpoint_id, parent_id, document, metadata, load_notes(notes))
+        """From the columns as SQLite gives them; raises DamagedError for what they cannot be."""
+        thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, noted = columns
+        place = (thread_id, ns, checkpoint_id)
+        document, notes = load_document(place, checkpoint, noted)
+        if not all(map(is_key, place)) or not (parent_id is None or is_key(parent_id)):
+            reason = "a column of its key, or its parent's id, is not text"
+            raise DamagedError(thread_id, ns, None, None, reason, checkpoint_id)
+        return cls(thread_id, ns, checkpoint_id, parent_id, document, metadata, notes)
 
     def blob_keys(self) -> dict[str, str]:
         """Where the values that do not lie inline are, by channel."""
@@ -76,8 +82,12 @@ class _Places:
         return contents
 
 
+@again_in_any_text
 def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointTuple | None:
-    """The checkpoint at a place, or the newest there; None if there is none."""
+    """The checkpoint at a place, or the newest there; None if there is none.
+
+    Raises SerializationError, as a rule DamagedError, that names the checkpoint.
+    """
     if place.checkpoint_id is None:
         columns = conn.execute(sql.SELECT_HEAD, place[:2]).fetchone()
     else:
@@ -85,11 +95,20 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
     if columns is None:
         return None
     row = Row.of(columns)
+    try:
+        return _decoded(conn, decoder, row, newest=place.checkpoint_id is None)
+    except SerializationError as error:
+        raise placed(error, row) from error
+
+
+def _decoded(conn: Connection, decoder: Decoder, row: Row, *, newest: bool) -> CheckpointTuple:
     contents = _Places(conn, decoder)
-    _load_values(conn, decoder, row, contents, newest=place.checkpoint_id is None)
+    _load_values(conn, decoder, row, contents, newest=newest)
     serde = inner(decoder.serde)
     writes: list[PendingWrite] = []
     for task_id, channel, kind, data, *others in conn.execute(sql.SELECT_WRITES, row[:3]):
+        if not (is_key(task_id) and is_key(channel)):
+            raise contents.at(row).damaged_write(channel)
         if not is_plain(kind, data, others[-1]):
             kind, data = contents.at(row).written(channel, kind, data, *others)
         writes.append((task_id, channel, loads(serde, channel, kind, data)))
@@ -135,7 +154,7 @@ def _to_tuple(row: Row, writes: list[PendingWrite]) -> CheckpointTuple:
             }
         },
         cast(Checkpoint, checkpoint),
-        jsontext.load_metadata(metadata),
+        cast(CheckpointMetadata, load_metadata((thread_id, ns, checkpoint_id), metadata)),
         parent,
         writes,
     )
@@ -150,7 +169,10 @@ def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
     """
     for row in rows:
         if EXTRAS in row.notes:
-            row.checkpoint.update(row.checkpoint["channel_values"].pop(EXTRAS))
+            extras = row.checkpoint["channel_values"].pop(EXTRAS, None)
+            if not isinstance(extras, dict):
+                raise _damaged(row, "the keys of it that JSON cannot hold are missing")
+            row.checkpoint.update(extras)
     old = [
         row
         for row in rows
@@ -170,9 +192,15 @@ def _complete(conn: Connection, decoder: Decoder, rows: Sequence[Row]) -> None:
     for number, values in sends.items():
         versions = old[number].checkpoint["channel_versions"]
         old[number].checkpoint["channel_values"][TASKS] = values
-        versions[TASKS] = (
-            max(versions.values()) if versions else decoder.get_next_version(None, None)
-        )
+        try:
+            newest = max(versions.values(), default=None)
+        except TypeError as error:
+            raise _damaged(old[number], f"its channel versions: {error}") from error
+        versions[TASKS] = newest if versions else decoder.get_next_version(None, None)
+
+
+def _damaged(row: Row, reason: str) -> DamagedError:
+    return DamagedError(row.thread_id, row.checkpoint_ns, None, None, reason, row.checkpoint_id)
 
 
 def _numbered(rows: Sequence[Row], ids: Sequence[str]) -> dict[str, dict[str, dict[str, str]]]:
@@ -266,6 +294,8 @@ def _load_writes(
     writes: list[list[PendingWrite]] = [[] for _ in rows]
     found = conn.execute(sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)).fetchall()
     for number, task_id, channel, kind, data, *others in found:
+        if not (is_key(task_id) and is_key(channel)):
+            raise places.at(rows[int(number)]).damaged_write(channel)
         if not is_plain(kind, data, others[-1]):
             contents = places.at(rows[int(number)])
             kind, data = contents.written(channel, kind, data, *others)

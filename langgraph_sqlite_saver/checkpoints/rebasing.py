@@ -1,18 +1,17 @@
-"""Deleting blobs that others may rest on: what stays is given another base first."""
+"""Deleting blobs that others may rest on: what stays is stored anew first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from sqlite3 import Connection
 from typing import Any
 
-from . import jsontext, sql
+from . import sql
 from .contents import Contents, Stored, load_base
-from .encoding import Chain, Link, dump_base
-from .errors import DamagedError
+from .damage import is_key, try_document
+from .encoding import Chain
+from .errors import SerializationError
 from .history import Encoder, Place
-from .values import blob_keys, load_notes
+from .values import blob_keys
 
 # (channel, version)
 Key = tuple[str, str]
@@ -22,96 +21,130 @@ _FORGET = 256
 
 
 def delete_unreferenced(
-    conn: Connection, encoder: Encoder, place: Place, candidates: set[Key]
+    conn: Connection, encoder: Encoder, place: Place, candidates: set[Key] | None
 ) -> None:
-    """Delete the blobs among `candidates` that no checkpoint uses."""
+    """Delete the blobs among `candidates`, or of all there are, that no checkpoint uses.
+
+    None is deleted while the namespace has a checkpoint that cannot be read: it may be repaired,
+    and which blobs are its own cannot be told.
+    """
+    if candidates is None:
+        found = conn.execute(sql.SELECT_BLOB_KEYS, place).fetchall()
+        candidates = {key for key in found if all(map(is_key, key))}
     left = set(candidates)
     for text, notes in conn.execute(sql.SELECT_NAMESPACE, place):
-        left -= blob_keys(jsontext.load_checkpoint(text), load_notes(notes)).items()
+        document = try_document(text, notes)
+        if document is None:
+            return
+        left -= blob_keys(*document).items()
         if not left:
             return
-    delete_blobs(conn, encoder, place, left)
+    _delete_blobs(conn, encoder, place, left)
 
 
-def delete_blobs(conn: Connection, encoder: Encoder, place: Place, doomed: set[Key]) -> None:
-    """Delete blobs. What rests on them is stored anew before; what is damaged already stays so."""
-    for channel in sorted({channel for channel, _ in doomed}):
-        _rebase_blobs(conn, encoder, place, channel, doomed)
-    for *key, base in conn.execute(sql.SELECT_BASES_OF_WRITES, place).fetchall():
-        if doomed.intersection(load_base(base)):
-            with suppress(DamagedError):
-                _rebase_write(conn, encoder, place, key, doomed)
+def _delete_blobs(conn: Connection, encoder: Encoder, place: Place, doomed: set[Key]) -> None:
+    """Delete blobs. What rests on them is stored anew before.
+
+    Bytes that cannot be read stay as they are, and with them what they rest on: what is damaged
+    may be repaired, or only lack its key.
+    """
+    doomed = set(doomed)
+    bases = _bases_of(conn, place, {channel for channel, _ in doomed})
+    _free_writes(conn, encoder, place, doomed, bases)
+    for channel, rests_on in bases.items():
+        _free_blobs(conn, encoder, place, channel, doomed, rests_on)
     conn.executemany(sql.DELETE_BLOB, [(*place, *key) for key in doomed])
 
 
-def _rebase_blobs(
-    conn: Connection, encoder: Encoder, place: Place, channel: str, doomed: set[Key]
+# What each version of a channel rests on, oldest first.
+_Bases = dict[str, Any]
+
+
+def _bases_of(conn: Connection, place: Place, channels: set[str]) -> dict[str, _Bases]:
+    return {
+        channel: dict(conn.execute(sql.SELECT_BASES, (*place, channel)).fetchall())
+        for channel in sorted(channels)
+    }
+
+
+def _spare(doomed: set[Key], key: Key, rests_on: _Bases) -> None:
+    """Let a blob stay, with those that it rests on."""
+    channel = key[0]
+    version: Any = key[1]
+    while (channel, version) in doomed:
+        doomed.remove((channel, version))
+        version = rests_on.get(version)
+
+
+def _free_blobs(
+    conn: Connection,
+    encoder: Encoder,
+    place: Place,
+    channel: str,
+    doomed: set[Key],
+    rests_on: _Bases,
 ) -> None:
-    """Let a channel's versions that stay rest on the one before them that stays."""
-    versions = conn.execute(sql.SELECT_BASES, (*place, channel)).fetchall()
-    before: str | None = None
+    """Let a channel's versions that stay rest on the one before them that stays.
+
+    All of them whole would be simpler, and costs too much: after every other run of 100 was
+    deleted, the blobs take fifty times the bytes.
+    """
     contents = Contents(conn, encoder.serde, place)
-    for number, (version, base) in enumerate(versions):
-        if (channel, version) in doomed:
+    before: str | None = None
+    for number, (version, base) in enumerate(rests_on.items()):
+        if (channel, version) in doomed or not is_key(version):
             continue
         if number % _FORGET == 0:
             contents = Contents(conn, encoder.serde, place)
         if (channel, base) in doomed:
-            with suppress(DamagedError):
-                _rebase_blob(conn, encoder, contents, (channel, version), before, doomed)
+            row = contents.find(channel, version)
+            value = contents.readable(row) if row else None
+            if row is None or value is None:
+                _spare(doomed, (channel, base), rests_on)
+                continue
+            chain = _chain_before(contents, row, before, doomed)
+            encoded, _ = encoder.history.encode(encoder.serde, value, chain)
+            anew = Stored(channel, version, *encoded[:4], row.token, encoded.number)
+            conn.execute(sql.REBASE_BLOB, (*place, *anew))
+            contents.replace(anew)
         before = version
 
 
-def _rebase_blob(
-    conn: Connection,
-    encoder: Encoder,
-    contents: Contents,
-    key: Key,
-    before: str | None,
-    doomed: set[Key],
-) -> None:
-    channel, version = key
-    row = contents.find(*key)
-    if row is None:
-        return
-    chain: Chain = ()
-    if before is not None and (found := contents.find(channel, before)) and found.token is not None:
+def _chain_before(contents: Contents, row: Stored, before: str | None, doomed: set[Key]) -> Chain:
+    """What a row may rest on: of the chain of the version before it what stays, if it can be read
+    and does not rest on the row itself.
+    """
+    found = contents.find(row.channel, before) if before is not None else None
+    if found is None or found.token is None:
+        return ()
+    try:
         chain = contents.chain(found)[1]
-    if any(link.version == version for link in chain):  # it rests on this one
-        chain = ()
-    staying = tuple(link for link in chain if (channel, link.version) not in doomed)
-    encoded, _ = encoder.history.encode(
-        encoder.serde, contents.value(row), contents.with_base(channel, staying)
-    )
-    anew = Stored(channel, version, *encoded[:4], row.token, encoded.number)
-    conn.execute(sql.REBASE_BLOB, (*contents.place, *anew))
-    contents.replace(anew)
+    except SerializationError:
+        return ()
+    if any(link.version == row.version for link in chain):
+        return ()
+    staying = tuple(link for link in chain if (row.channel, link.version) not in doomed)
+    return contents.with_base(row.channel, staying)
 
 
-def rebased(
-    encoder: Encoder, contents: Contents, row: Stored, is_there: Callable[[Link], bool]
-) -> Stored:
-    """The row, resting on the nearest of those it rests on that will be there, or on nothing."""
-    value, chain = contents.chain(row)
-    for link in chain[1:]:
-        if is_there(link):
-            base = contents.carried([(row.channel, link.version)])
-            at = link.version, link.token
-            encoded = encoder.history.resting(encoder.serde, value, base, *at)
-            break
-    else:
-        encoded = encoder.history.alone(encoder.serde, value)
-    return Stored(row.channel, row.version, *encoded[:4], row.token, row.number)
-
-
-def _rebase_write(
-    conn: Connection, encoder: Encoder, place: Place, key: Sequence[Any], doomed: set[Key]
+def _free_writes(
+    conn: Connection, encoder: Encoder, place: Place, doomed: set[Key], bases: dict[str, _Bases]
 ) -> None:
-    """Let a pending write rest on those of its blobs that stay."""
-    write = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
+    """Store whole the pending writes that rest on a blob that goes."""
     contents = Contents(conn, encoder.serde, place)
-    value = contents.written(*write)
-    staying = [each for each in load_base(write[3]) if each not in doomed]
-    at = dump_base(staying), contents.mark(staying)
-    encoded = encoder.history.resting(encoder.serde, value, contents.carried(staying), *at)
-    conn.execute(sql.REBASE_WRITE, (*place, *key, *encoded[:4]))
+    for *key, base in conn.execute(sql.SELECT_BASES_OF_WRITES, place).fetchall():
+        try:
+            needed = doomed.intersection(load_base(base))
+        except ValueError:  # it cannot be read, nor told what it rests on
+            continue
+        if not needed:
+            continue
+        try:
+            write = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
+            value = contents.written(*write)
+        except (SerializationError, UnicodeEncodeError):
+            for each in needed:
+                _spare(doomed, each, bases.get(each[0], {}))
+            continue
+        encoded = encoder.history.alone(encoder.serde, value)
+        conn.execute(sql.REBASE_WRITE, (*place, *key, *encoded[:4]))

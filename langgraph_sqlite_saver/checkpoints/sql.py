@@ -384,15 +384,17 @@ ORDER BY task_path, task_id, idx
 
 # Channels that a checkpoint of the namespace keeps a snapshot of: a note, and the inline mark.
 SELECT_NOTED_CHANNELS = """
-SELECT DISTINCT note.key FROM checkpoints AS c, json_each(c.blob_versions) AS note,
-    json_each(c.checkpoint, '$.channel_values') AS mark
+SELECT DISTINCT note.key FROM checkpoints AS c,
+    json_each(CASE WHEN json_valid(c.blob_versions) THEN c.blob_versions END) AS note,
+    json_each(CASE WHEN json_valid(c.checkpoint) THEN c.checkpoint END, '$.channel_values') AS mark
 WHERE c.thread_id = ? AND c.checkpoint_ns = ? AND c.blob_versions IS NOT NULL
 AND mark.key = note.key AND mark.type = 'true'
 """
 
 HAS_JS_DELTAS = """
 SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
-AND json_type(metadata, '$.delta_writes_versioned') IS NOT NULL LIMIT 1
+AND CASE WHEN json_valid(metadata)
+    THEN json_type(metadata, '$.delta_writes_versioned') END IS NOT NULL LIMIT 1
 """
 
 # --- copy_thread: ?1 is the source, ?2 the target
@@ -403,7 +405,8 @@ INSERT INTO checkpoints (
     run_id, blob_versions
 )
 SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
-    json_replace(metadata, '$.thread_id', ?2), run_id, blob_versions
+    CASE WHEN json_valid(metadata) THEN json_replace(metadata, '$.thread_id', ?2)
+        ELSE metadata END, run_id, blob_versions
 FROM checkpoints WHERE thread_id = ?1
 ON CONFLICT DO NOTHING
 """
@@ -483,14 +486,9 @@ SELECT max(version) FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version < ?
 """
 
-# Checkpoints whose JSON is damaged; ?1 is one thread, or NULL for all.
-SELECT_NO_JSON = """
-SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints
-WHERE (?1 IS NULL OR thread_id = ?1) AND NOT (
-    json_valid(checkpoint) AND json_valid(metadata) AND json_valid(coalesce(blob_versions, '{}'))
-    AND CASE WHEN json_valid(checkpoint) THEN json_type(checkpoint) = 'object' END
-)
-"""
+CHECKPOINTS = f"SELECT {COLUMNS} FROM checkpoints"  # noqa: S608
+
+CHECKPOINTS_OF_THREAD = f"SELECT {COLUMNS} FROM checkpoints WHERE thread_id = ?"  # noqa: S608
 
 # --- threads, stats, expire: these read whole tables
 
@@ -505,12 +503,14 @@ WHERE thread_id = ? GROUP BY checkpoint_ns
 """
 
 SELECT_TS = """
-SELECT CASE WHEN json_valid(checkpoint) THEN json_extract(checkpoint, '$.ts') END FROM checkpoints
+SELECT json_valid(checkpoint),
+    CASE WHEN json_valid(checkpoint) THEN json_extract(checkpoint, '$.ts') END
+FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
 SUM_BYTES_BY_THREAD = """
-SELECT thread_id, sum(bytes), sum(coalesce(size, bytes)) FROM (
+SELECT thread_id, sum(bytes), sum(CASE WHEN size BETWEEN 0 AND 1e12 THEN size ELSE bytes END) FROM (
     SELECT thread_id, length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB)) AS bytes,
         NULL AS size
     FROM checkpoints
@@ -556,8 +556,10 @@ SELECT
         FROM checkpoints),
     (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_blobs),
     (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes),
-    (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_blobs),
-    (SELECT coalesce(sum(coalesce(size, length(blob))), 0) FROM checkpoint_writes),
+    (SELECT coalesce(sum(CASE WHEN size BETWEEN 0 AND 1e12 THEN size ELSE length(blob) END), 0)
+        FROM checkpoint_blobs),
+    (SELECT coalesce(sum(CASE WHEN size BETWEEN 0 AND 1e12 THEN size ELSE length(blob) END), 0)
+        FROM checkpoint_writes),
     (SELECT count(*) FROM checkpoint_writes AS w WHERE {_WITHOUT_CHECKPOINT}),
     (SELECT count(*) FROM checkpoint_blobs AS b WHERE {_WITHOUT_THREAD}),
     (SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_writes AS w WHERE {_WITHOUT_CHECKPOINT})

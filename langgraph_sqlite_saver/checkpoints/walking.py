@@ -8,6 +8,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from . import sql
+from .damage import in_any_text, is_key
 
 # What one operation may take: others wait for it to write, and its snapshot holds back the -wal.
 _STEP_SECONDS = 0.02
@@ -56,6 +57,8 @@ class Walk:
         self._threads = list(reversed(thread_ids))
         self._from: BlobKey | WriteKey = _FIRST_BLOB
         self._last: BlobKey | WriteKey | None = None
+        # Rows of the step that no call can name, since a column of their key is not text.
+        self.nameless: list[BlobKey | WriteKey] = []
 
     @property
     def done(self) -> bool:
@@ -70,6 +73,7 @@ class Walk:
     def rows(self, conn: Connection) -> Iterator[BlobKey | WriteKey]:
         """The next rows, until the time of a step is over."""
         deadline = monotonic() + _STEP_SECONDS
+        self.nameless = []
         keys: list[BlobKey | WriteKey]
         place = (self.thread_id, *self._from)
         if isinstance(self._from, BlobKey):
@@ -80,6 +84,9 @@ class Walk:
             keys = [WriteKey._make(each) for each in found]
         for key in keys:
             if key == self._last:
+                continue
+            if not is_named(key):
+                self.nameless.append(key)
                 continue
             yield key
             if monotonic() > deadline:
@@ -98,10 +105,17 @@ class Walk:
             self._from = _FIRST_BLOB
 
 
+def is_named(key: BlobKey | WriteKey) -> bool:
+    """Whether a row's key is what a saver stores: it can be asked for."""
+    return all(type(each) is int or is_key(each) for each in key)
+
+
+@in_any_text
 def plan(conn: Connection, thread_ids: Sequence[str] | None) -> Walk:
     """A walk through some threads, or through all, also those that have no checkpoint."""
     if thread_ids is None:
-        ids = [thread_id for (thread_id,) in conn.execute(sql.SELECT_THREADS_OF_VALUES)]
+        found = conn.execute(sql.SELECT_THREADS_OF_VALUES).fetchall()
+        ids = [thread_id for (thread_id,) in found if is_key(thread_id)]
     else:
         ids = list(thread_ids)
     total = sum(conn.execute(sql.COUNT_VALUES, (thread_id,)).fetchone()[0] for thread_id in ids)

@@ -19,6 +19,7 @@ from ..database import InvalidInputError, InvalidTypeError
 from . import at_once, jsontext, sql
 from .config import Address, address_of, check_channel
 from .contents import Contents, Stored, holds
+from .damage import again_in_any_text, in_any_text, try_document
 from .encoding import SMALL, Chain, Columns, Encoded, Link
 from .errors import SerializationError
 from .history import Encoder
@@ -35,7 +36,6 @@ from .values import (
     inner,
     is_delta,
     is_inline,
-    load_notes,
     no_value,
     own_version,
     seal,
@@ -288,6 +288,7 @@ def _unknown(request: Put) -> list[str]:
     ]
 
 
+@again_in_any_text
 def find_bases(conn: Connection, request: Put) -> None:
     """Look up the chains that are unknown, and encode the values."""
     chains: Mapping[str, Chain] = {}
@@ -306,6 +307,7 @@ def _encode(request: Put, chains: Mapping[str, Chain]) -> None:
     request.encoded = True
 
 
+@again_in_any_text
 def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     """Store a checkpoint and the values that are not stored yet; replaces one of the same id.
 
@@ -491,21 +493,24 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
     """
     place, parent_id = request.place, request.parent_id
     row = conn.execute(sql.SELECT_LINEAGE, (*place, parent_id)).fetchone() if parent_id else None
-    if row is None:
+    document = try_document(*row) if row else None
+    if document is None:  # none, or one that cannot be read: nothing is known to be stored
         return {}
-    parent = jsontext.load_checkpoint(row[0])
-    keys, versions = blob_keys(parent, load_notes(row[1])), parent["channel_versions"]
+    keys, versions = blob_keys(*document), document[0]["channel_versions"]
     wanted = [[channel, keys[channel]] for channel in request.unnamed if channel in keys]
     found = conn.execute(sql.SELECT_TOKENS, (parameter(wanted), *place))
     stored = {channel for channel, _ in found} | (keys.keys() & request.left_out.keys())
     return {channel: (str(versions.get(channel)), keys[channel]) for channel in stored}
 
 
+@in_any_text
 def _replace(conn: Connection, request: Put, row: tuple[Any, ...], notes: dict[str, str]) -> None:
     """Put a checkpoint in the place of one with the same id; blobs only that one had go."""
-    text, old_notes = conn.execute(sql.SELECT_LINEAGE, row[:3]).fetchone()
-    before = blob_keys(jsontext.load_checkpoint(text), load_notes(old_notes))
+    before = try_document(*conn.execute(sql.SELECT_LINEAGE, row[:3]).fetchone())
     conn.execute(sql.REPLACE_CHECKPOINT, row)
-    freed = before.items() - blob_keys(request.document, notes).items()
+    if before is None:  # which blobs were its own cannot be told
+        delete_unreferenced(conn, request, request.place, None)
+        return
+    freed = blob_keys(*before).items() - blob_keys(request.document, notes).items()
     if freed:
         delete_unreferenced(conn, request, request.place, set(freed))

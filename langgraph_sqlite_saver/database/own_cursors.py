@@ -73,6 +73,15 @@ class OwnCursors:
         """The rows that were changed through the connection, by anybody."""
         return self.raw.total_changes
 
+    @property
+    def text_factory(self) -> Any:
+        """As `sqlite3.Connection.text_factory`: its owner's, which is `str`."""
+        return self.raw.text_factory
+
+    @text_factory.setter
+    def text_factory(self, factory: Any) -> None:
+        self.raw.text_factory = factory
+
     def cursor(self) -> sqlite3.Cursor:
         """A cursor without the owner's row_factory."""
         return sqlite3.Cursor(self.raw)

@@ -253,7 +253,8 @@ def test_who_has_not_the_key_harms_no_value(open_: Any, database_path: Path, ser
     for number in (26, 28, 30):
         expect(open_(), number, start=number)
     assert get(open_(), 30).pending_writes == [("task", "w", messages(30))]
-    assert unsound(database_path) == []
+    # What those that cannot be read rest on stays, though no checkpoint uses it.
+    assert not {"missing", "cyclic"} & {each[0] for each in unsound(database_path)}
 
 
 @pytest.mark.parametrize("history", SETTINGS)
