@@ -146,7 +146,8 @@ def get_history(
                 break
         _add_writes(conn, serde, contents, place, history, chain, chain_length)
     except SerializationError as error:
-        raise placed(error, (*place[:2], checkpoint_id)) from error
+        named = placed(error, (*place[:2], checkpoint_id))
+        raise named from named.__cause__
     return history
 
 

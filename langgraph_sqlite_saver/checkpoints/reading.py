@@ -98,7 +98,8 @@ def get_tuple(conn: Connection, decoder: Decoder, place: Address) -> CheckpointT
     try:
         return _decoded(conn, decoder, row, newest=place.checkpoint_id is None)
     except SerializationError as error:
-        raise placed(error, row) from error
+        named = placed(error, row)
+        raise named from named.__cause__
 
 
 def _decoded(conn: Connection, decoder: Decoder, row: Row, *, newest: bool) -> CheckpointTuple:

@@ -11,7 +11,7 @@ from .damage import is_key, try_document
 from .encoding import Chain
 from .errors import SerializationError
 from .history import Encoder, Place
-from .values import blob_keys
+from .values import blob_keys, inner
 
 # (channel, version)
 Key = tuple[str, str]
@@ -46,7 +46,7 @@ def _delete_blobs(conn: Connection, encoder: Encoder, place: Place, doomed: set[
     """Delete blobs. What rests on them is stored anew before.
 
     Bytes that cannot be read stay as they are, and with them what they rest on: what is damaged
-    may be repaired, or only lack its key.
+    may be repaired. A saver without a cipher cannot do it for encrypted values, and is told.
     """
     doomed = set(doomed)
     bases = _bases_of(conn, place, {channel for channel, _ in doomed})
@@ -100,6 +100,8 @@ def _free_blobs(
             row = contents.find(channel, version)
             value = contents.readable(row) if row else None
             if row is None or value is None:
+                if row is not None and _lacks_key(encoder, row.kind):
+                    contents.value(row)  # raises the error that says so
                 _spare(doomed, (channel, base), rests_on)
                 continue
             chain = _chain_before(contents, row, before, doomed)
@@ -108,6 +110,11 @@ def _free_blobs(
             conn.execute(sql.REBASE_BLOB, (*place, *anew))
             contents.replace(anew)
         before = version
+
+
+def _lacks_key(encoder: Encoder, kind: Any) -> bool:
+    """Whether a value is encrypted and the saver has no cipher at all: it needs the key."""
+    return "+" in str(kind) and inner(encoder.serde) is encoder.serde
 
 
 def _chain_before(contents: Contents, row: Stored, before: str | None, doomed: set[Key]) -> Chain:
@@ -143,6 +150,8 @@ def _free_writes(
             write = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
             value = contents.written(*write)
         except (SerializationError, UnicodeEncodeError):
+            if _lacks_key(encoder, write[1]):
+                raise
             for each in needed:
                 _spare(doomed, each, bases.get(each[0], {}))
             continue
