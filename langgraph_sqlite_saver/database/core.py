@@ -126,13 +126,14 @@ class Database:
             return
         file = self._file = DatabaseFile(location, self._schemas, self._pragmas, timeout)
         self._beside = Beside(name, file.open_beside)
+        check = file.check_identity
         self._readers = Readers(
-            name, readers, lambda: Transactions(file.open_reader(), name, timeout)
+            name, readers, lambda: Transactions(file.open_reader(), name, timeout, check)
         )
         # A file that cannot be written has no writer: what stands in its place says so.
         no_writer = cast(sqlite3.Connection, _NoWriter(name))
         self._lane = Lane(
-            name, lambda: Transactions(file.open_writer() or no_writer, name, timeout)
+            name, lambda: Transactions(file.open_writer() or no_writer, name, timeout, check)
         )
 
     def _borrow(self, target: sqlite3.Connection, conn: sqlite3.Connection) -> None:

@@ -39,6 +39,10 @@ class CannotOpenError(StorageError):
     """The file cannot be opened: a missing directory, missing permissions, too old an SQLite."""
 
 
+class FileReplacedError(StorageError):
+    """The file was deleted, moved, or replaced by another one, while it was open."""
+
+
 class UnknownSchemaError(StorageError):
     """The file holds tables that this version must not touch: newer ones, or someone else's."""
 

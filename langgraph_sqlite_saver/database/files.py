@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from .errors import (
     is_busy,
     translated,
 )
+from .file_identity import FileIdentity
 from .migrations import Schema
 from .names import check_path, check_uri
 from .pragmas import PragmaValue, set_connection_pragmas, set_file_pragmas
@@ -49,6 +50,7 @@ class Location:
     query: tuple[tuple[str, str], ...] = ()
     read_only: bool = False
     must_exist: bool = False
+    given: str | None = None  # as `path`, with its links
 
     @classmethod
     def of(cls, target: StrPath) -> Location:
@@ -67,7 +69,7 @@ class Location:
         if text in ("", ":memory:"):
             return cls(text or "a temporary database", None)
         check_path(text)
-        return cls(text, os.path.realpath(text))
+        return cls(text, os.path.realpath(text), given=_absolute(text))
 
     @classmethod
     def _of_uri(cls, uri: str) -> Location:
@@ -84,8 +86,9 @@ class Location:
         read_only = options.get("mode") == "ro" or options.get("immutable") == "1"
         kept = tuple((k, v) for k, v in query if k not in ("mode", "cache"))
         must_exist = options.get("mode") == "rw"
-        path = os.path.realpath(path if os.name != "nt" else url2pathname(parts.path))
-        return cls(uri, path, kept, read_only, must_exist)
+        given = path if os.name != "nt" else url2pathname(parts.path)
+        path = os.path.realpath(given)
+        return cls(uri, path, kept, read_only, must_exist, _absolute(given))
 
     @property
     def wal(self) -> Path:
@@ -110,6 +113,11 @@ def _parts(uri: str) -> SplitResult:
         return urlsplit(uri)
     except ValueError as error:  # a host that none can be
         raise InvalidInputError(f"{uri} is not a URI of a file: {error}") from error
+
+
+def _absolute(path: str) -> str:
+    # Not os.path.abspath, which takes `link/..` for the directory that the link is in.
+    return os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
 
 
 def connect(uri: str) -> sqlite3.Connection:
@@ -150,6 +158,9 @@ class DatabaseFile:
         self._lock_timeout = lock_timeout
         # What the file looked like when it was opened as one that nobody writes.
         self._immutable: tuple[int, ...] | None = None
+        path = location.path or ""
+        self._identity = FileIdentity(location.name, location.given or path, path)
+        self.check_identity = self._identity.check
 
     def open_writer(self) -> sqlite3.Connection | None:
         """Create the file where it is missing, check it, migrate it, and return the writer.
@@ -158,6 +169,7 @@ class DatabaseFile:
         """
         check_sqlite_version()
         location = self.location
+        self._identity.check_now()
         with translated(location.name):
             if not (location.read_only or location.must_exist):
                 _create_missing(location)
@@ -166,25 +178,32 @@ class DatabaseFile:
             if self.read_only:
                 self._check_readable_schema()
                 return None
-            return retry_while_busy(
-                self._connect_writer, limit=self._lock_timeout, where=location.name
-            )
+            return self._open(self._connect_writer)
 
     def open_reader(self) -> sqlite3.Connection:
         """One more connection for reading; it cannot write."""
         with translated(self.location.name):
-            return retry_while_busy(
-                self._connect_reader, limit=self._lock_timeout, where=self.location.name
-            )
+            return self._open(self._connect_reader)
+
+    def _open(self, connect: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
+        return retry_while_busy(
+            lambda: self._identity.open(connect),
+            limit=self._lock_timeout,
+            where=self.location.name,
+        )
 
     def open_beside(self) -> sqlite3.Connection:
         """One more connection, as sqlite3.connect() makes them, for somebody else's statements."""
-        mode = "ro" if self.read_only else "rw"
-        with translated(self.location.name):
-            conn = sqlite3.connect(self.location.uri(mode=mode), uri=True, check_same_thread=False)
-            waiting = {"busy_timeout": int(self._lock_timeout * 1000)}
+        uri = self.location.uri(mode="ro" if self.read_only else "rw")
+        waiting = {"busy_timeout": int(self._lock_timeout * 1000)}
+
+        def attempt() -> sqlite3.Connection:
+            conn = sqlite3.connect(uri, uri=True, check_same_thread=False)
             set_connection_pragmas(conn, {**self._pragmas, **waiting})
             return conn
+
+        with translated(self.location.name):
+            return self._open(attempt)
 
     def is_stale(self) -> bool:
         """Whether connections opened as immutable must be renewed: somebody writes again."""
@@ -249,6 +268,8 @@ class DatabaseFile:
             set_file_pragmas(conn, self._pragmas)
             for schema in self._schemas:
                 migrate(conn, schema)
+            # As for a reader: from now on its -wal is there, and no longer changes.
+            conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         except BaseException:
             conn.close()
             raise

@@ -16,7 +16,7 @@ from typing import Any
 
 from .busy import retry_while_busy
 from .errors import explained, is_busy, twin
-from .jobs import MAINTAIN, READ, Job, Then
+from .jobs import MAINTAIN, READ, Job, Then, nothing
 
 # What an operation returned, or what it raised.
 Outcome = tuple[Any, "BaseException | None"]
@@ -33,12 +33,20 @@ class Transactions:
     """The transactions of one connection.
 
     `where` and `lock_timeout` (seconds) are for the error that a locked database ends in.
+    `check_file` raises where the connection's file is not the one to use any more.
     """
 
-    def __init__(self, conn: sqlite3.Connection, where: str, lock_timeout: float) -> None:
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        where: str,
+        lock_timeout: float,
+        check_file: Callable[[], None] = nothing,
+    ) -> None:
         self.conn = conn
         self._where = where
         self._lock_timeout = lock_timeout
+        self._check_file = check_file
 
     def close(self) -> None:
         """Close the connection."""
@@ -60,6 +68,7 @@ class Transactions:
 
     def read(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """What `op` returns on one snapshot; runs it again where a lock was in the way."""
+        self._check_file()
         try:
             return self._read_once(op, args)
         except sqlite3.OperationalError as error:
@@ -104,6 +113,7 @@ class Transactions:
     def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         self._undo_interrupted()
         try:
+            self._check_file()
             value = self._retry(lambda: op(self.conn, *args))
             if isinstance(value, Then):
                 then = value.op
@@ -189,6 +199,7 @@ class Transactions:
     def _commit(self, settle: Callable[[], None]) -> None:
         """COMMIT and settle: both or neither, so that what is committed is not run again."""
         try:
+            self._check_file()
             self._execute("COMMIT")
             settle()
         except Exception:
