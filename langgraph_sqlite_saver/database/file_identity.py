@@ -153,3 +153,22 @@ def _identity(path: str) -> Identity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has the file open, which is found without opening it.
+
+    Looks at all descriptors, where the system lists them (Linux, macOS, BSD); False elsewhere.
+    """
+    wanted = _identity(str(path))
+    with suppress(OSError):
+        return any(_of_descriptor(int(each.name)) == wanted for each in Path("/dev/fd").iterdir())
+    return False
+
+
+def _of_descriptor(number: int) -> Identity | None:
+    try:
+        found = os.fstat(number)
+    except OSError:  # that of the listing itself
+        return None
+    return found.st_dev, found.st_ino

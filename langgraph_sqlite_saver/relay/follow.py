@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ..database import StorageError
+from ..database import FileReplacedError, StorageError
 from . import copies, keys, layout, outbox, server, trash
 from .errors import where
 from .keys import Row
 from .listening import Listener, Subscription
 from .losses import Restored
 from .mirror import BATCH, JITTER
-from .openfile import FileReplacedError, OpenFile
 from .restoring import Restorer
 from .store import RelayStore
 
@@ -49,6 +48,13 @@ _FEW = 20
 # By these a key goes for good; "expired" and "evicted" are no deletions.
 _DELETIONS = frozenset({b"del", b"rename_from", b"move_from"})
 _GOING = _DELETIONS | {b"expired", b"evicted"}
+
+
+_STARTED_AGAIN = (
+    "Started again, follow goes on with the file that is there; where there is none, it makes one "
+    "of what Redis has. The trash, the audit log and older usage are in the backups: before that, "
+    "put one in place (relay restore-backup)"
+)
 
 
 class _SourceChanged(Exception):
@@ -130,7 +136,6 @@ class Follower:
         """
         self._stop = stop
         self._store.open()
-        self._file = OpenFile(self._store.database.path)
         works = True
         while not stop.is_set():
             works = self._follow_while_it_works()
@@ -149,9 +154,9 @@ class Follower:
         except _SourceChanged:
             self._hang_up()
             return True
-        except FileReplacedError:
+        except FileReplacedError as error:
             self._hang_up()
-            raise
+            raise FileReplacedError(f"{error}. {_STARTED_AGAIN}") from error
         except StorageError as error:
             problem = str(error)
         except Exception as error:  # of one key, most likely: the others go on
@@ -203,7 +208,6 @@ class Follower:
     def _beat(self) -> None:
         """Say that this Redis is followed, and look whether it still can be as it was."""
         self._next_beat = time.monotonic() + _BEAT
-        self._file.check()
         if self._listener.has_changed():
             raise _SourceChanged
         self._store.database.write(keys.set_state, "followed_at", str(keys.now_ms()))

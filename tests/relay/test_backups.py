@@ -42,8 +42,9 @@ from langgraph_sqlite_saver.database import (
     InvalidTypeError,
     NotADatabaseError,
     UnknownSchemaError,
+    archives,
 )
-from langgraph_sqlite_saver.relay import RelayStore, backups
+from langgraph_sqlite_saver.relay import RelayStore
 from langgraph_sqlite_saver.relay.backups import (
     check_backup,
     made_of,
@@ -749,7 +750,7 @@ def test_a_full_disk_leaves_the_old_file(
     def fail(source: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(backups, "_put", fail)
+    monkeypatch.setattr(archives, "_put", fail)
     with pytest.raises(DatabaseFullError, match=rf"{path}"):
         restore_backup(archive, path)
     assert stored(path) == [1, 2, 3, 4]
@@ -806,7 +807,8 @@ STEPS = [
     "_contents",
     "_give_to_owner",
     "_connected",
-    "_is_copied",
+    "_is_locked",
+    "_copy_aside",
     "_kept_name",
     "_put",
     "_sync",
@@ -821,17 +823,17 @@ def test_killed_around_each_step_the_file_is_whole(
     """The old one with its -wal, or the new one; and restoring again completes it."""
     with_wal(path)
     code = """
-        from langgraph_sqlite_saver.relay import backups
+        from langgraph_sqlite_saver.database import archives
         step, when, archive, path = sys.argv[1:]
-        original = getattr(backups, step)
+        original = getattr(archives, step)
 
         def killed(*args):
             if when == "after":
                 original(*args)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        setattr(backups, step, killed)
-        backups.restore_backup(archive, path)
+        setattr(archives, step, killed)
+        archives.restore_backup(archive, path)
         """
     done = subprocess.run(script(code, step, when, archive, path), capture_output=True)
     assert done.returncode == -signal.SIGKILL

@@ -15,9 +15,8 @@ import pytest
 import redis
 from database.helpers import check_integrity, in_thread, outcome
 
-from langgraph_sqlite_saver.database import InvalidInputError
+from langgraph_sqlite_saver.database import FileReplacedError, InvalidInputError
 from langgraph_sqlite_saver.relay import Follower, RedisUnavailableError, RelayStore, follow, server
-from langgraph_sqlite_saver.relay.openfile import FileReplacedError
 
 from .following import (
     SOON,
