@@ -12,6 +12,7 @@ from .checkpoints import (
     Stats,
     ThreadInfo,
 )
+from .checkpoints.restoring import restore_backup
 from .database import (
     CannotOpenError,
     ConnectionUnusableError,
@@ -59,6 +60,7 @@ __all__ = [
     "StorageError",
     "ThreadInfo",
     "UnknownSchemaError",
+    "restore_backup",
 ]
 
 # What langgraph-api (0.16.7) takes "langgraph_sqlite_saver.server:checkpointer" for: a name here.

@@ -421,6 +421,43 @@ def backup(
         output.say(f"{target}: {output.size(size)}.")
 
 
+@command(_group, "restore", "langgraph-sqlite restore /srv/backups/agent.db agent.db")
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="BACKUP", help="The backup.", autocompletion=file_names)
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to replace.", autocompletion=file_names)
+    ],
+    no_keep: Annotated[
+        bool, typer.Option("--no-keep", help="Do not keep the file that is replaced.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Put a backup in the place of a file that nobody has open.
+
+    Stop the service before. The backup is checked first, and the file that was there is kept
+    beside it, as FILE.before-restore-TIME.
+    """
+    from ..checkpoints.restoring import restore_backup
+
+    if file.is_file():
+        need_yes(yes, json)
+        ask(f"Put {source} in the place of {file}?", yes)
+    with output.progress("restoring", quiet=json, unit="bytes") as report:
+        found = restore_backup(source, file, keep=not no_keep, progress=report)
+    rows = found.tables["checkpoints"]
+    if json:
+        kept = None if found.kept is None else str(found.kept)
+        figures = {"path": str(file), "bytes": found.bytes, "checkpoints": rows}
+        output.document({**figures, "kept_path": kept})
+        return
+    output.say(f"{file}: {output.counted(rows, 'checkpoint')}, {output.size(found.bytes)}.")
+    if found.kept is not None:
+        output.say(f"The file that was there is kept as {found.kept}: remove it when all is well.")
+
+
 @command(_group, "migrations", "langgraph-sqlite migrations agent.db")
 def migrations(
     file: File,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.resources
 import re
 from pathlib import Path
@@ -299,6 +300,54 @@ def test_backup_of_a_file_in_use(cli: Cli, chains: Path, tmp_path: Path) -> None
         save(saver, 1, {"n": 1}, thread="c")
         cli("backup", chains, tmp_path / "backup.db")
     assert threads(tmp_path / "backup.db") == {"a": 3, "b": 5, "c": 1}
+
+
+@pytest.mark.parametrize("name", ["backup.db", "backup.db.gz"])
+def test_restore(cli: Cli, chains: Path, tmp_path: Path, name: str) -> None:
+    """restore puts a backup in place, and keeps what was there, unless told otherwise."""
+    backup = tmp_path / name
+    cli("backup", chains, tmp_path / "backup.db")
+    if backup.suffix == ".gz":
+        backup.write_bytes(gzip.compress((tmp_path / "backup.db").read_bytes()))
+    was = threads(chains)
+    cli("delete", chains, "a", "--yes")
+    cli.problem("restore", backup, chains, status=2)
+    found = cli.json("restore", backup, chains, "--yes")
+    assert (found["checkpoints"], threads(chains)) == (8, was)
+    assert threads(Path(found["kept_path"])) == {"b": 5}
+    assert cli.json("restore", backup, chains, "--yes", "--no-keep")["kept_path"] is None
+    assert "8 checkpoints" in cli("restore", backup, tmp_path / "new.db")
+    assert threads(tmp_path / "new.db") == was
+
+
+def test_restore_of_a_file_in_use_is_refused(cli: Cli, chains: Path, tmp_path: Path) -> None:
+    """By an idle saver, which goes on undisturbed; nothing is left behind."""
+    backup = tmp_path / "backup.db"
+    cli("backup", chains, backup)
+    with SqliteSaver(chains) as saver:
+        save(saver, 1, {"n": 1}, thread="c")
+        before = names(tmp_path)
+        assert "stop the service" in cli.problem("restore", backup, chains, "--yes")
+        assert names(tmp_path) == before
+        save(saver, 2, {"n": 2}, thread="c")
+    assert threads(chains) == {"a": 3, "b": 5, "c": 2}
+
+
+def test_restore_refuses_what_is_not_a_backup_of_checkpoints(
+    cli: Cli, chains: Path, tmp_path: Path
+) -> None:
+    """An empty database, a text, a damaged file: the file stays as it is."""
+    other = tmp_path / "other.db"
+    execute(other, "CREATE TABLE t (x)")
+    text = tmp_path / "text.db"
+    text.write_text("no database" * 100)
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(chains.read_bytes()[:-9000])
+    before = chains.read_bytes()
+    assert "no checkpoints" in cli.problem("restore", other, chains, "--yes")
+    for each in (text, damaged):
+        assert "another backup" in cli.problem("restore", each, chains, "--yes")
+    assert chains.read_bytes() == before
 
 
 def test_migrations(cli: Cli, chains: Path) -> None:
