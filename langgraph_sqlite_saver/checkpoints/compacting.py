@@ -168,7 +168,7 @@ class _Rewriting:
     def _rewrite(self, row: Stored, encoded: Encoded) -> Stored:
         token = encoded.token if row.token is None else row.token
         anew = Stored(row.channel, row.version, *encoded[:4], token, encoded.number)
-        self._conn.execute(sql.REBASE_BLOB, (*self._place, *anew))
+        self._conn.execute(sql.REBASE_BLOB, (*anew[2:], *self._place, *anew[:2]))
         self._contents.replace(anew)
         self._count(row.blob, anew.blob)
         return anew
@@ -195,7 +195,7 @@ class _Rewriting:
             links = self._links(key, len(value[1]))
             encoded, _ = encode_write(serde, channel, value, links)
         if full or len(encoded.blob) < len(blob):
-            self._conn.execute(sql.REBASE_WRITE, (*self._place, *key[1:], *encoded[:4]))
+            self._conn.execute(sql.REBASE_WRITE, (*encoded[:4], *self._place, *key[1:]))
             self._count(blob, encoded.blob)
 
     def _links(self, key: WriteKey, size: int) -> dict[str, Link]:

@@ -91,8 +91,8 @@ class Contents:
                 return link.kind, link.data
         return None
 
-    def _select(self, statement: str, keys: object) -> Iterable[Any]:
-        return self._conn.execute(statement, (parameter(keys), *self.place)).fetchall()
+    def _select(self, statement: str, keys: object, *more: str) -> Iterable[Any]:
+        return self._conn.execute(statement, (parameter(keys), *self.place, *more)).fetchall()
 
     def find(self, channel: str, version: str) -> Stored | None:
         """The row of a version, if there is one."""
@@ -170,7 +170,7 @@ class Contents:
     def newest_chains(self, channels: Sequence[str]) -> dict[str, Chain]:
         """The chains of the newest versions; empty where there is none, or it cannot be read."""
         chains: dict[str, Chain] = dict.fromkeys(channels, ())
-        for row in map(Stored._make, self._select(sql.SELECT_NEWEST_BLOBS, channels)):
+        for row in map(Stored._make, self._select(sql.SELECT_NEWEST_BLOBS, channels, *self.place)):
             if row.token is None:
                 continue
             with suppress(SerializationError):

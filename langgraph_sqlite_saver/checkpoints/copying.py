@@ -28,14 +28,14 @@ def copy_thread(conn: Connection, encoder: Encoder, source: str, target: str) ->
         _add_missing(conn, encoder, source, target)
         _add_missing_writes(conn, encoder, source, target)
     else:
-        conn.execute(sql.COPY_CHECKPOINTS, (source, target))
-        conn.execute(sql.COPY_BLOBS, (source, target))
-        conn.execute(sql.COPY_WRITES, (source, target))
+        conn.execute(sql.COPY_CHECKPOINTS, (target, target, source))
+        conn.execute(sql.COPY_BLOBS, (target, source))
+        conn.execute(sql.COPY_WRITES, (target, source))
 
 
 def _add_missing(conn: Connection, encoder: Encoder, source: str, target: str) -> None:
     missing = conn.execute(sql.SELECT_MISSING_IN_TARGET, (source, target)).fetchall()
-    conn.execute(sql.COPY_CHECKPOINTS, (source, target))
+    conn.execute(sql.COPY_CHECKPOINTS, (target, target, source))
     copiers: dict[str, _Copier] = {}
     for ns, checkpoint_id, text, noted in missing:
         document = try_document(text, noted)
@@ -49,7 +49,7 @@ def _add_missing(conn: Connection, encoder: Encoder, source: str, target: str) -
             if (copied := copiers[ns].copy(channel, key)) != key:
                 notes[channel] = copied
         if notes != before:
-            conn.execute(sql.SET_NOTES, (target, ns, checkpoint_id, dump_notes(notes)))
+            conn.execute(sql.SET_NOTES, (dump_notes(notes), target, ns, checkpoint_id))
 
 
 class _Copier:
@@ -135,7 +135,7 @@ def _as_stored(row: Stored) -> tuple[Blob, Blob]:
 def _add_missing_writes(conn: Connection, encoder: Encoder, source: str, target: str) -> None:
     """Copy pending writes; those whose bases the target has not, or has otherwise, stand alone."""
     missing = conn.execute(sql.SELECT_MISSING_WRITES, (source, target)).fetchall()
-    conn.execute(sql.COPY_WRITES, (source, target))
+    conn.execute(sql.COPY_WRITES, (target, source))
     here: dict[str, tuple[Contents, Contents]] = {}
     for ns, checkpoint_id, task_id, idx, _ in missing:
         if not (is_key(ns) and is_key(checkpoint_id) and is_key(task_id)):
@@ -149,7 +149,7 @@ def _add_missing_writes(conn: Connection, encoder: Encoder, source: str, target:
         if value is None or _written(here[ns][1], write) == value:
             continue
         alone = encoder.history.alone(encoder.serde, value)
-        conn.execute(sql.REBASE_WRITE, (target, *key, *alone[:4]))
+        conn.execute(sql.REBASE_WRITE, (*alone[:4], target, *key))
 
 
 def _written(contents: Contents, write: Any) -> Blob | None:

@@ -52,7 +52,8 @@ def ancestors(
     One that cannot be read raises DamagedError, or, `past_damage`, has nothing in it.
     """
     seen: set[str] = set()  # saving an id again under its own descendant makes a loop
-    walk = conn.execute(sql.WALK_ANCESTORS, (thread_id, checkpoint_ns, checkpoint_id))
+    place = (thread_id, checkpoint_ns)
+    walk = conn.execute(sql.WALK_ANCESTORS, (*place, checkpoint_id, *place))
     for ancestor_id, text, notes in walk:
         if ancestor_id in seen:
             return

@@ -107,7 +107,7 @@ def _free_blobs(
             chain = _chain_before(contents, row, before, doomed)
             encoded, _ = encoder.history.encode(encoder.serde, value, chain)
             anew = Stored(channel, version, *encoded[:4], row.token, encoded.number)
-            conn.execute(sql.REBASE_BLOB, (*place, *anew))
+            conn.execute(sql.REBASE_BLOB, (*anew[2:], *place, *anew[:2]))
             contents.replace(anew)
         before = version
 
@@ -156,4 +156,4 @@ def _free_writes(
                 _spare(doomed, each, bases.get(each[0], {}))
             continue
         encoded = encoder.history.alone(encoder.serde, value)
-        conn.execute(sql.REBASE_WRITE, (*place, *key, *encoded[:4]))
+        conn.execute(sql.REBASE_WRITE, (*encoded[:4], *place, *key))

@@ -92,7 +92,7 @@ def _adopt_children(conn: Connection, thread_id: str, ns: str, doomed: Sequence[
             seen.add(parent)
             parent = parent_of.get(parent)
         adopter = None if parent in gone or not is_key(parent) else parent
-        conn.execute(sql.SET_PARENT, (thread_id, ns, child, adopter))
+        conn.execute(sql.SET_PARENT, (adopter, thread_id, ns, child))
 
 
 # --- prune
@@ -240,7 +240,7 @@ def _keep_only(conn: Connection, encoder: Encoder, thread_id: str, ns: str, kept
         return
     for child, _ in conn.execute(sql.SELECT_CHILDREN, (*place, parameter(doomed))).fetchall():
         if child in kept and is_key(child):
-            conn.execute(sql.SET_PARENT, (*place, child, None))
+            conn.execute(sql.SET_PARENT, (None, *place, child))
     _delete_checkpoints(conn, thread_id, ns, doomed)
     delete_unreferenced(conn, encoder, place, None)
 

@@ -25,8 +25,8 @@ ON CONFLICT DO NOTHING
 
 REPLACE_CHECKPOINT = """
 UPDATE checkpoints
-SET parent_checkpoint_id = ?4, checkpoint = ?5, metadata = ?6, run_id = ?7, blob_versions = ?8
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+SET parent_checkpoint_id = ?, checkpoint = ?, metadata = ?, run_id = ?, blob_versions = ?
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
 INSERT_BLOB = """
@@ -48,11 +48,11 @@ SELECT token FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
-# ?1: [[channel, version key], …]
+# The first parameter: [[channel, version key], …]
 SELECT_TOKENS = """
-SELECT b.channel, b.token FROM json_each(?1) AS wanted
+SELECT b.channel, b.token FROM json_each(?) AS wanted
 CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3
+WHERE b.thread_id = ? AND b.checkpoint_ns = ?
 AND b.channel = json_extract(wanted.value, '$[0]')
 AND b.version = json_extract(wanted.value, '$[1]')
 """
@@ -166,11 +166,11 @@ SELECT {COLUMNS} FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """  # noqa: S608
 
-# ?1: {channel: version key}
+# The first parameter: {channel: version key}
 SELECT_BLOBS = f"""
-SELECT {BLOB_COLUMNS} FROM json_each(?1) AS wanted
+SELECT {BLOB_COLUMNS} FROM json_each(?) AS wanted
 CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.key
+WHERE b.thread_id = ? AND b.checkpoint_ns = ? AND b.channel = wanted.key
 AND b.version = wanted.value
 """  # noqa: S608
 
@@ -179,14 +179,14 @@ SELECT {BLOB_COLUMNS} FROM checkpoint_blobs AS b
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """  # noqa: S608
 
-# The newest version of each channel. ?1: [channel, …]
+# The newest version of each channel: [channel, …], and the place twice.
 SELECT_NEWEST_BLOBS = f"""
-SELECT {BLOB_COLUMNS} FROM json_each(?1) AS wanted
+SELECT {BLOB_COLUMNS} FROM json_each(?) AS wanted
 CROSS JOIN checkpoint_blobs AS b
-WHERE b.thread_id = ?2 AND b.checkpoint_ns = ?3 AND b.channel = wanted.value
+WHERE b.thread_id = ? AND b.checkpoint_ns = ? AND b.channel = wanted.value
 AND b.version = (
     SELECT max(version) FROM checkpoint_blobs
-    WHERE thread_id = ?2 AND checkpoint_ns = ?3 AND channel = wanted.value
+    WHERE thread_id = ? AND checkpoint_ns = ? AND channel = wanted.value
 )
 """  # noqa: S608
 
@@ -212,32 +212,32 @@ SELECT {COLUMNS} FROM checkpoints WHERE rowid IN (
 ORDER BY checkpoint_id DESC, thread_id, checkpoint_ns
 """  # noqa: S608
 
-# ?1: {thread_id: {checkpoint_ns: {channel: {number: version key}}}}
+# The parameter: {thread_id: {checkpoint_ns: {channel: {number: version key}}}}
 SELECT_BLOBS_OF_PAGE = f"""
 SELECT number.key, {BLOB_COLUMNS}
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS channel,
     json_each(channel.value) AS number
 CROSS JOIN checkpoint_blobs AS b
 WHERE b.thread_id = thread.key AND b.checkpoint_ns = ns.key AND b.channel = channel.key
 AND b.version = number.value
 """  # noqa: S608
 
-# ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}; in writes_sort_key order.
+# The parameter: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}; in writes_sort_key order.
 SELECT_WRITES_OF_PAGE = """
 SELECT number.key, w.task_id, w.channel, w.type, w.blob, w.base, w.size
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
 ORDER BY w.task_path, w.task_id, w.idx
 """
 
-# ?1: {thread_id: {checkpoint_ns: {number: checkpoint_id}}}, ?2: the channel of sends
+# {thread_id: {checkpoint_ns: {number: checkpoint_id}}}, and the channel of sends
 SELECT_SENDS_OF_PAGE = """
 SELECT number.key, w.type, w.blob, w.base, w.size
-FROM json_each(?1) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
+FROM json_each(?) AS thread, json_each(thread.value) AS ns, json_each(ns.value) AS number
 CROSS JOIN checkpoint_writes AS w
 WHERE w.thread_id = thread.key AND w.checkpoint_ns = ns.key AND w.checkpoint_id = number.value
-AND w.channel = ?2
+AND w.channel = ?
 ORDER BY w.task_path, w.task_id, w.idx
 """
 
@@ -247,23 +247,23 @@ ORDER BY w.task_path, w.task_id, w.idx
 WALK_ANCESTORS = """
 WITH RECURSIVE ancestors (checkpoint_id, parent, checkpoint, blob_versions, depth) AS (
     SELECT checkpoint_id, parent_checkpoint_id, checkpoint, blob_versions, 0 FROM checkpoints
-    WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+    WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
     UNION ALL
     SELECT c.checkpoint_id, c.parent_checkpoint_id, c.checkpoint, c.blob_versions, depth + 1
     FROM ancestors AS a CROSS JOIN checkpoints AS c
-    WHERE c.thread_id = ?1 AND c.checkpoint_ns = ?2 AND c.checkpoint_id = a.parent
+    WHERE c.thread_id = ? AND c.checkpoint_ns = ? AND c.checkpoint_id = a.parent
     ORDER BY 5
 )
 SELECT checkpoint_id, checkpoint, blob_versions FROM ancestors
 """
 
-# ?3: [checkpoint_id, …], ?4: [channel, …]
+# The place, [checkpoint_id, …], [channel, …]
 SELECT_WRITES_OF_CHAIN = """
 SELECT w.checkpoint_id, w.task_id, w.channel, w.type, w.blob, w.base, w.size
-FROM json_each(?3) AS chain
-CROSS JOIN checkpoint_writes AS w
-WHERE w.thread_id = ?1 AND w.checkpoint_ns = ?2 AND w.checkpoint_id = chain.value
-AND w.channel IN (SELECT value FROM json_each(?4))
+FROM checkpoint_writes AS w
+WHERE w.thread_id = ? AND w.checkpoint_ns = ?
+AND w.checkpoint_id IN (SELECT value FROM json_each(?))
+AND w.channel IN (SELECT value FROM json_each(?))
 ORDER BY w.task_path, w.task_id, w.idx
 """
 
@@ -281,17 +281,17 @@ DELETE_NAMESPACE = (
     "DELETE FROM checkpoint_writes WHERE thread_id = ? AND checkpoint_ns = ?",
 )
 
-# --- delete_for_runs, prune: ?3 and ?4 are JSON arrays of checkpoint ids
+# --- delete_for_runs, prune: places, and JSON arrays of checkpoint ids
 
 SELECT_RUNS_CHECKPOINTS = """
-SELECT DISTINCT c.thread_id, c.checkpoint_ns, c.checkpoint_id FROM json_each(?1) AS runs
+SELECT DISTINCT c.thread_id, c.checkpoint_ns, c.checkpoint_id FROM json_each(?) AS runs
 CROSS JOIN checkpoints AS c WHERE c.run_id = runs.value
 """
 
 SELECT_PARENTS = """
-SELECT checkpoint_id, parent_checkpoint_id FROM json_each(?3) AS doomed
-CROSS JOIN checkpoints
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = doomed.value
+SELECT checkpoint_id, parent_checkpoint_id FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ?
+AND checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
 SELECT_CHECKPOINT_IDS = """
@@ -303,30 +303,30 @@ SELECT checkpoint, blob_versions FROM checkpoints WHERE thread_id = ? AND checkp
 """
 
 SELECT_SOME = """
-SELECT checkpoint, blob_versions FROM json_each(?3) AS wanted
-CROSS JOIN checkpoints
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = wanted.value
+SELECT checkpoint, blob_versions FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ?
+AND checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
 DELETE_CHECKPOINTS = """
-DELETE FROM checkpoints WHERE thread_id = ?1 AND checkpoint_ns = ?2
-AND checkpoint_id IN (SELECT value FROM json_each(?3))
+DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+AND checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
 DELETE_WRITES_OF_CHECKPOINTS = """
-DELETE FROM checkpoint_writes WHERE thread_id = ?1 AND checkpoint_ns = ?2
-AND checkpoint_id IN (SELECT value FROM json_each(?3))
+DELETE FROM checkpoint_writes WHERE thread_id = ? AND checkpoint_ns = ?
+AND checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
 SELECT_CHILDREN = """
 SELECT checkpoint_id, parent_checkpoint_id FROM checkpoints
-WHERE thread_id = ?1 AND checkpoint_ns = ?2
-AND parent_checkpoint_id IN (SELECT value FROM json_each(?3))
+WHERE thread_id = ? AND checkpoint_ns = ?
+AND parent_checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
 SET_PARENT = """
-UPDATE checkpoints SET parent_checkpoint_id = ?4
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+UPDATE checkpoints SET parent_checkpoint_id = ?
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
 SELECT_BLOB_KEYS = """
@@ -345,8 +345,8 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? ORDER BY version
 
 REBASE_BLOB = """
 UPDATE checkpoint_blobs
-SET type = ?5, blob = ?6, base = ?7, size = ?8, token = ?9, number = ?10
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND channel = ?3 AND version = ?4
+SET type = ?, blob = ?, base = ?, size = ?, token = ?, number = ?
+WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
 SELECT_BASES_OF_WRITES = """
@@ -360,8 +360,8 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? 
 """
 
 REBASE_WRITE = """
-UPDATE checkpoint_writes SET type = ?6, blob = ?7, base = ?8, size = ?9
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3 AND task_id = ?4 AND idx = ?5
+UPDATE checkpoint_writes SET type = ?, blob = ?, base = ?, size = ?
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
 """
 
 SELECT_NAMESPACES = "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = ?"
@@ -397,17 +397,17 @@ AND CASE WHEN json_valid(metadata)
     THEN json_type(metadata, '$.delta_writes_versioned') END IS NOT NULL LIMIT 1
 """
 
-# --- copy_thread: ?1 is the source, ?2 the target
+# --- copy_thread
 
 COPY_CHECKPOINTS = """
 INSERT INTO checkpoints (
     thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata,
     run_id, blob_versions
 )
-SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
-    CASE WHEN json_valid(metadata) THEN json_replace(metadata, '$.thread_id', ?2)
+SELECT ?, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
+    CASE WHEN json_valid(metadata) THEN json_replace(metadata, '$.thread_id', ?)
         ELSE metadata END, run_id, blob_versions
-FROM checkpoints WHERE thread_id = ?1
+FROM checkpoints WHERE thread_id = ?
 ON CONFLICT DO NOTHING
 """
 
@@ -415,23 +415,23 @@ COPY_BLOBS = """
 INSERT INTO checkpoint_blobs (
     thread_id, checkpoint_ns, channel, version, type, blob, base, size, token, number
 )
-SELECT ?2, checkpoint_ns, channel, version, type, blob, base, size, token, number
-FROM checkpoint_blobs WHERE thread_id = ?1
+SELECT ?, checkpoint_ns, channel, version, type, blob, base, size, token, number
+FROM checkpoint_blobs WHERE thread_id = ?
 ON CONFLICT DO NOTHING
 """
 
 COPY_WRITES = f"""
 INSERT INTO checkpoint_writes ({_WRITE_COLUMNS})
-SELECT ?2, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, base, size
-FROM checkpoint_writes WHERE thread_id = ?1
+SELECT ?, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, base, size
+FROM checkpoint_writes WHERE thread_id = ?
 ON CONFLICT DO NOTHING
 """  # noqa: S608
 
 # Pending writes with bases that the target has not yet.
 SELECT_MISSING_WRITES = """
 SELECT checkpoint_ns, checkpoint_id, task_id, idx, base FROM checkpoint_writes AS s
-WHERE thread_id = ?1 AND base IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM checkpoint_writes AS t WHERE t.thread_id = ?2
+WHERE thread_id = ? AND base IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM checkpoint_writes AS t WHERE t.thread_id = ?
     AND t.checkpoint_ns = s.checkpoint_ns AND t.checkpoint_id = s.checkpoint_id
     AND t.task_id = s.task_id AND t.idx = s.idx
 )
@@ -441,15 +441,15 @@ HAS_THREAD = "SELECT 1 FROM checkpoints WHERE thread_id = ? LIMIT 1"
 
 SELECT_MISSING_IN_TARGET = """
 SELECT checkpoint_ns, checkpoint_id, checkpoint, blob_versions FROM checkpoints AS s
-WHERE thread_id = ?1 AND NOT EXISTS (
-    SELECT 1 FROM checkpoints AS t WHERE t.thread_id = ?2
+WHERE thread_id = ? AND NOT EXISTS (
+    SELECT 1 FROM checkpoints AS t WHERE t.thread_id = ?
     AND t.checkpoint_ns = s.checkpoint_ns AND t.checkpoint_id = s.checkpoint_id
 )
 """
 
 SET_NOTES = """
-UPDATE checkpoints SET blob_versions = ?4
-WHERE thread_id = ?1 AND checkpoint_ns = ?2 AND checkpoint_id = ?3
+UPDATE checkpoints SET blob_versions = ?
+WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
 """
 
 # --- compact, check: by primary key, a step at a time
@@ -459,8 +459,8 @@ SELECT thread_id FROM checkpoint_blobs UNION SELECT thread_id FROM checkpoint_wr
 """
 
 COUNT_VALUES = """
-SELECT (SELECT count(*) FROM checkpoint_blobs WHERE thread_id = ?1)
-    + (SELECT count(*) FROM checkpoint_writes WHERE thread_id = ?1)
+SELECT (SELECT count(*) FROM checkpoint_blobs WHERE thread_id = ?)
+    + (SELECT count(*) FROM checkpoint_writes WHERE thread_id = ?)
 """
 
 NEWEST_ROWS = """

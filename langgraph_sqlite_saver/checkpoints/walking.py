@@ -118,5 +118,7 @@ def plan(conn: Connection, thread_ids: Sequence[str] | None) -> Walk:
         ids = [thread_id for (thread_id,) in found if is_key(thread_id)]
     else:
         ids = list(thread_ids)
-    total = sum(conn.execute(sql.COUNT_VALUES, (thread_id,)).fetchone()[0] for thread_id in ids)
+    total = sum(
+        conn.execute(sql.COUNT_VALUES, (thread_id, thread_id)).fetchone()[0] for thread_id in ids
+    )
     return Walk(ids, total, conn.execute(sql.NEWEST_ROWS).fetchone())

@@ -507,7 +507,7 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
 def _replace(conn: Connection, request: Put, row: tuple[Any, ...], notes: dict[str, str]) -> None:
     """Put a checkpoint in the place of one with the same id; blobs only that one had go."""
     before = try_document(*conn.execute(sql.SELECT_LINEAGE, row[:3]).fetchone())
-    conn.execute(sql.REPLACE_CHECKPOINT, row)
+    conn.execute(sql.REPLACE_CHECKPOINT, (*row[3:], *row[:3]))
     if before is None:  # which blobs were its own cannot be told
         delete_unreferenced(conn, request, request.place, None)
         return
