@@ -25,7 +25,12 @@ TESTS = ["tests/savers", "tests/database", "tests/properties"]
 
 # The oldest SQLite that is supported is 3.35; versions of better-sqlite3 that bring one.
 SQLITES = {"old": ("7.2.0", "3.35.2"), "new": ("13.2.0", "3.54.1")}
-_OPTIONS = ["-DSQLITE_ENABLE_JSON1", "-DSQLITE_ENABLE_COLUMN_METADATA", "-DSQLITE_THREADSAFE=1"]
+_OPTIONS = [
+    "-DSQLITE_THREADSAFE=1",
+    "-DSQLITE_ENABLE_COLUMN_METADATA",
+    "-DSQLITE_ENABLE_JSON1",  # what 3.35 has only on request, and Python's module asks for
+    "-DSQLITE_ENABLE_DESERIALIZE",
+]
 
 
 class Missing(Exception):
@@ -102,7 +107,9 @@ def run(python: str, libraries: Path | None, sqlite: str | None) -> bool:
     if libraries is not None:
         env["LD_LIBRARY_PATH"] = str(libraries)
     code = "import sys, sqlite3; print(sys.version.split()[0], sqlite3.sqlite_version)"
-    told = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [python, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True
+    )
     found = told.stdout.split()
     print(f"\n== Python {found[0]}, SQLite {found[1]}", flush=True)
     if sqlite is not None and found[1] != sqlite:

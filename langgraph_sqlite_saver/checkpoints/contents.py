@@ -18,7 +18,7 @@ from .damage import is_key
 from .differences import PREFACE, Difference, parse
 from .encoding import DIFFERENCE, FRAME, Chain, Link, base_of_next, mark_of
 from .errors import DamagedError, SerializationError
-from .frames import MAGIC, FrameError, decompress
+from .frames import MAGIC, FrameError, check_bytes, decompress
 from .history import History, Place
 from .jsontext import parameter
 from .values import Blob, unseal
@@ -136,6 +136,8 @@ class Contents:
             yield
         except (StorageError, sqlite3.Error, MemoryError):  # says what it is, or nothing of the row
             raise
+        except FrameError as error:
+            raise self.damaged(row, str(error)) from error
         except Exception as error:
             raise self.damaged(row, f"{type(error).__name__}: {error}") from error
 
@@ -242,23 +244,33 @@ class Contents:
             if size is None:
                 return kind, data
             with self._naming(row):
-                data = decompress(data) if base is None else self._undone(data, base)
+                most = check_bytes(size)
+                data = decompress(data, most) if base is None else self._undone(data, most, base)
             check_size(len(data), size)
             return kind, data
         except SerializationError:  # of what it rests on
             raise
         except FrameError as error:
             raise self.damaged(row, str(error)) from error
+        except MemoryError as error:
+            raise self.too_large(row) from error
+
+    def too_large(self, row: Stored) -> SerializationError:
+        """The error for a row whose value takes more memory than there is."""
+        return SerializationError(
+            f"the stored value of channel {row.channel!r} takes {row.size!r:.40} bytes, for which "
+            "there is not enough memory"
+        )
 
     def damaged_write(self, channel: Any) -> DamagedError:
         """The error for a pending write whose task or channel is not text."""
         reason = "its task's id, or the name of its channel, is not text"
         return DamagedError(*self.place, str(channel), "of a pending write", reason)
 
-    def _undone(self, blob: bytes, base: str) -> bytes:
+    def _undone(self, blob: bytes, size: int, base: str) -> bytes:
         keys = load_base(base)
         carried = self.carried(keys)
-        found = parse(blob, lambda start, stop: carried[start:stop])
+        found = parse(blob, size, lambda start, stop: carried[start:stop], len(carried))
         if found.mark != self.mark(keys):
             raise FrameError("what it rests on is not what it was")
         head, rest = found.rest[: found.head], found.rest[found.head :]
@@ -266,7 +278,11 @@ class Contents:
 
     def carried(self, keys: Iterable[tuple[str, str]]) -> bytes:
         """The bytes of the values under `keys`, (channel, version), one after the other."""
-        return b"".join(self.value(self._found(*key))[1] for key in keys)
+        pieces: list[bytes] = []
+        for key in keys:
+            pieces.append(self.value(self._found(*key))[1])
+            check_bytes(sum(map(len, pieces)))
+        return b"".join(pieces)
 
     def mark(self, keys: Iterable[tuple[str, str]]) -> int:
         """The mark of those values together."""
@@ -345,19 +361,24 @@ class Layers:
             if row.size is None:
                 self._whole[position] = data
             elif row.base is None:
-                self._whole[position] = decompress(data)
+                self._whole[position] = decompress(data, check_bytes(row.size))
                 check_size(len(self._whole[position]), row.size)
             else:
                 self._take_apart(position, data, row.size)
         except (FrameError, TypeError, ValueError, IndexError) as error:
             raise self._contents.damaged(row, str(error)) from error
+        except MemoryError as error:
+            raise self._contents.too_large(row) from error
 
     def _take_apart(self, position: int, blob: bytes, size: int) -> None:
         base = self._rows[position + 1]
-        found = parse(blob, lambda start, stop: self._bytes(position + 1, start, stop))
+        base_size = self._size(position + 1)
+        found = parse(
+            blob, size, lambda start, stop: self._bytes(position + 1, start, stop), base_size
+        )
         if base.token != found.mark:
             raise FrameError(f"its base, version {base.version}, is not what it was")
-        common = found.stop - found.start + self._size(position + 1) - found.resume
+        common = found.stop - found.start + base_size - found.resume
         check_size(len(found.rest) + common, size)
         self._differences[position] = found
 
@@ -385,6 +406,8 @@ def load_base(base: Any) -> list[tuple[str, str]]:
         raise ValueError("what it rests on is damaged")
     if not all(is_key(channel) and is_key(version) for channel, version in found):
         raise ValueError("what it rests on is damaged")
+    if len({channel for channel, _ in found}) != len(found):  # each would come again
+        raise ValueError("it rests on a channel twice")
     return [(channel, version) for channel, version in found]
 
 

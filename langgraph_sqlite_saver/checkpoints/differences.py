@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .frames import SHORTEST_BASE, FrameError, compress, decompress
+from .frames import SHORTEST_BASE, FrameError, check_bytes, compress, decompress
 
 # Before the frame: where its dictionary begins and ends in the base. In the frame, so that its
 # checksum holds for them: the same again, `head`, `start`, `stop` and `mark`. Little-endian.
@@ -51,20 +51,26 @@ def difference(data: bytes, base: bytes, mark: int) -> bytes:
     return _DICTIONARY.pack(context, resume) + frame
 
 
-def parse(blob: bytes, base: Callable[[int, int], bytes]) -> Difference:
-    """Read a difference; `base` gives the base's bytes from one place to another.
+def parse(blob: bytes, size: int, base: Callable[[int, int], bytes], base_size: int) -> Difference:
+    """Read the difference of a value of `size` bytes; `base` gives the base's bytes from one place
+    to another, of its `base_size`.
 
-    Raises FrameError where it is damaged, or the base is not the one it was made with.
+    Raises FrameError where it is damaged, or the base is not the one it was made with. No byte of
+    the base is in the value twice, so that it has at most as many as base and frame together.
     """
     try:
         context, resume = _DICTIONARY.unpack_from(blob)
-        content = decompress(blob[_DICTIONARY.size :], _usable(base(context, resume)))
+        if not context <= resume <= base_size:
+            raise FrameError("its places are not in the base")
+        most = _PLACES.size + check_bytes(size)
+        content = decompress(blob[_DICTIONARY.size :], most, _usable(base(context, resume)))
         *dictionary, head, start, stop, mark = _PLACES.unpack_from(content)
     except struct.error as error:
         raise FrameError("the difference is cut off") from error
-    if dictionary != [context, resume]:
+    rest = content[_PLACES.size :]
+    if dictionary != [context, resume] or not start <= stop <= resume or head > len(rest):
         raise FrameError("the difference is damaged")
-    return Difference(head, start, stop, resume, mark, content[_PLACES.size :])
+    return Difference(head, start, stop, resume, mark, rest)
 
 
 def _usable(dictionary: bytes) -> bytes:

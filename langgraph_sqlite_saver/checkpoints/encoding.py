@@ -17,7 +17,7 @@ from typing import NamedTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from .differences import difference
-from .frames import compress
+from .frames import MOST_BYTES, compress
 from .jsontext import parameter
 from .values import Blob, seal
 
@@ -30,9 +30,6 @@ _BYTES_PER_LINK = 256
 
 # Chains are about log2(n) long; rewriting may put one behind another.
 _LONGEST_CHAIN = 32
-
-# What the places in a difference can name.
-_MOST_BYTES = 2**32 - 1
 
 # A base that is so many times larger than the value costs more than it can save.
 _LARGEST_BASE = 32
@@ -89,7 +86,7 @@ def plain(serde: SerializerProtocol, value: Blob) -> Encoded:
 def whole(serde: SerializerProtocol, value: Blob) -> Encoded:
     """The columns of a value that rests on nothing; as a frame of its own if that is smaller."""
     kind, data = value
-    if len(data) >= SMALL:
+    if SMALL <= len(data) <= MOST_BYTES:  # SQLite refuses what is larger, as it is
         frame = compress(data)
         if len(frame) < len(data):
             sealed = seal(serde, FRAME + kind, frame)
@@ -100,14 +97,14 @@ def whole(serde: SerializerProtocol, value: Blob) -> Encoded:
 def encode(serde: SerializerProtocol, value: Blob, chain: Chain) -> tuple[Encoded, Chain]:
     """The columns of the version after a chain, and the part of the chain that it rests on."""
     kind, data = value
-    if len(data) < SMALL or not chain:
+    if not SMALL <= len(data) <= MOST_BYTES or not chain:
         return whole(serde, value), ()
     rest, number = chain[base_of_next(chain) :], chain[0].number + 1
     base = rest[0].data
     if (
         not base
         or number >= len(data) // _BYTES_PER_LINK
-        or len(base) > min(largest_base(len(data)), _MOST_BYTES)
+        or len(base) > min(largest_base(len(data)), MOST_BYTES)
         or len(rest) > _LONGEST_CHAIN
     ):
         return whole(serde, value), ()
@@ -129,7 +126,7 @@ def encode_write(
     is one among many. Its base is the values that it has some bytes in common with.
     """
     size = len(value[1])
-    if size < SMALL:
+    if not SMALL <= size <= MOST_BYTES:
         return plain(serde, value), {}
     if links := _related(channel, value[1], newest):
         base = b"".join(link.data or b"" for link in links.values())
@@ -166,7 +163,7 @@ def rest_on(
     `base`; None where it is smaller as it is.
     """
     kind, data = value
-    if len(base) > _MOST_BYTES:
+    if max(len(base), len(data)) > MOST_BYTES:
         return None
     found = difference(data, base, mark)
     if len(found) >= len(data):

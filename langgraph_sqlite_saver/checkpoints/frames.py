@@ -31,6 +31,12 @@ _DECODE: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _LARGEST_
 # What every frame begins with.
 MAGIC = b"\x28\xb5\x2f\xfd"
 
+# The most bytes of a value: SQLite's own limit for one that is stored as it is.
+MOST_BYTES = 1_000_000_000
+
+# A block of zstd's has at most 128 KB, and takes 4 bytes at least.
+_MOST_OF_A_BYTE = 32_768
+
 # The shortest dictionary that zstd takes.
 SHORTEST_BASE = 8
 
@@ -61,14 +67,30 @@ def _with_base(size: int) -> dict[int, int]:
     return options
 
 
-def decompress(frame: bytes, base: bytes = b"") -> bytes:
-    """The bytes of a frame; raises FrameError unless they are exactly those it was made of."""
+def decompress(frame: bytes, most: int, base: bytes = b"") -> bytes:
+    """The bytes of a frame, `most` of them at most.
+
+    Raises FrameError unless they are exactly those it was made of. A file may say anything of how
+    many they are (`check_bytes`): no memory is taken for more than a frame of that length can hold.
+    """
+    most = min(most, len(frame) * _MOST_OF_A_BYTE)
     prefix = zstd.ZstdDict(base, is_raw=True).as_prefix if base else None
     decompressor = zstd.ZstdDecompressor(zstd_dict=prefix, options=_DECODE)
     try:
-        data = decompressor.decompress(frame)
+        data = decompressor.decompress(frame, most)
+        # All bytes may be there before the frame's end was seen.
+        more = b"" if decompressor.eof else decompressor.decompress(b"", 1)
     except zstd.ZstdError as error:
         raise FrameError(str(error)) from error
+    if more:
+        raise FrameError(f"the frame holds more than {most} bytes")
     if not decompressor.eof or decompressor.unused_data:
         raise FrameError("the frame is cut off, or something follows it")
     return data
+
+
+def check_bytes(count: object) -> int:
+    """A number of bytes that a row gives; raises FrameError for one that cannot be."""
+    if type(count) is not int or not 0 <= count <= MOST_BYTES:
+        raise FrameError(f"it cannot have {count!r:.40} bytes")
+    return count

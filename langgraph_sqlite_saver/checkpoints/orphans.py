@@ -104,7 +104,7 @@ def time_of(checkpoint_id: str) -> datetime | None:
     """The time in a UUID of version 6; None for any other id."""
     try:
         found = uuid.UUID(checkpoint_id)
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):  # a damaged one is not even text
         return None
     if found.version != 6:
         return None

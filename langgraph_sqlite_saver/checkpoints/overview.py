@@ -171,8 +171,10 @@ def _ts(conn: Connection, thread_id: str, ns: Any, head: Any) -> tuple[bool, dat
     """Whether a checkpoint is damaged, and its time where it tells one."""
     if not (is_key(ns) and is_key(head)):
         return True, None
-    is_valid, text = conn.execute(sql.SELECT_TS, (thread_id, ns, head)).fetchone()
-    return not is_valid, _parsed(text)
+    found = conn.execute(sql.SELECT_TS, (thread_id, ns, head)).fetchone()
+    if found is None:  # an index that is damaged names rows that are not there
+        return True, None
+    return not found[0], _parsed(found[1])
 
 
 def _parsed(text: Any) -> datetime | None:

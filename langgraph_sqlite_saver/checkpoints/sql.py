@@ -399,32 +399,30 @@ AND CASE WHEN json_valid(metadata)
 
 # --- copy_thread
 
+# A damaged row is copied as it is, but for what the tables refuse.
 COPY_CHECKPOINTS = """
-INSERT INTO checkpoints (
+INSERT OR IGNORE INTO checkpoints (
     thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata,
     run_id, blob_versions
 )
-SELECT ?, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
+SELECT ?, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, CAST(checkpoint AS TEXT),
     CASE WHEN json_valid(metadata) THEN json_replace(metadata, '$.thread_id', ?)
         ELSE metadata END, run_id, blob_versions
 FROM checkpoints WHERE thread_id = ?
-ON CONFLICT DO NOTHING
 """
 
 COPY_BLOBS = """
-INSERT INTO checkpoint_blobs (
+INSERT OR IGNORE INTO checkpoint_blobs (
     thread_id, checkpoint_ns, channel, version, type, blob, base, size, token, number
 )
 SELECT ?, checkpoint_ns, channel, version, type, blob, base, size, token, number
 FROM checkpoint_blobs WHERE thread_id = ?
-ON CONFLICT DO NOTHING
 """
 
 COPY_WRITES = f"""
-INSERT INTO checkpoint_writes ({_WRITE_COLUMNS})
+INSERT OR IGNORE INTO checkpoint_writes ({_WRITE_COLUMNS})
 SELECT ?, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob, base, size
 FROM checkpoint_writes WHERE thread_id = ?
-ON CONFLICT DO NOTHING
 """  # noqa: S608
 
 # Pending writes with bases that the target has not yet.

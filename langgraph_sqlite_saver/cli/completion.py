@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import typer
+
+# The shell puts a word where it was begun, and runs what it means there: ids are often chosen by
+# clients, so only text is offered that no shell takes for a command, an option or a pattern.
+_HARMLESS = re.compile(r"[A-Za-z0-9_@%+/.,:][A-Za-z0-9_@%+/.,:=-]*")
 
 # More than that helps nobody.
 _MOST = 50
@@ -39,6 +44,6 @@ def thread_ids(ctx: typer.Context, incomplete: str) -> list[str]:
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=0.5)) as conn:
             found = conn.execute(_IDS, {"begin": incomplete, "most": _MOST}).fetchall()
-            return [each for (each,) in found if str(each).isprintable()]
+            return [each for (each,) in found if _HARMLESS.fullmatch(str(each))]
     except (sqlite3.Error, UnicodeError):  # a file, or a word, that is none
         return []

@@ -140,7 +140,7 @@ def _show_orphans(orphans: Sequence[Orphans], file: Path) -> None:
         )
     if values := [each for each in orphans if each.checkpoint_id is None]:
         output.say(f"{_weighed(values, 'value')} of threads that have no checkpoint.")
-    if unknown := sorted({each.thread_id for each in orphans if each.made is None}):
+    if unknown := sorted({str(each.thread_id) for each in orphans if each.made is None}):
         names = ", ".join(unknown[:_NAMES]) + (", …" if len(unknown) > _NAMES else "")
         output.say(f"Of unknown age, and deleted with their threads only: those of {names}")
 

@@ -116,7 +116,7 @@ class BorrowedTransactions:
             self._repeated(self._use_wal)
             for schema in schemas:
                 while migrations.pending(self.conn, schema):
-                    self._in_transaction(migrations.apply_next, (schema,))
+                    self._in_transaction(migrations.apply_next, (schema, set()))
 
     def warn(self) -> None:
         """Tell the caller, once, that a transaction of the owner's was committed."""
@@ -193,24 +193,29 @@ class BorrowedTransactions:
             value = op(conn, *args)
             changes = conn.total_changes
             conn.execute("RELEASE operation")
-        except BaseException:
-            self._undo()
+        except BaseException as error:
+            self._undo(error)
             raise
         values.append(value)
         try:
             self._retried(lambda: conn.execute("COMMIT"))
-        except BaseException:
-            self._rollback()
+        except BaseException as error:
+            if not _is_disturbed(error):  # otherwise what is open is another thread's
+                self._rollback()
             raise
         if conn.total_changes != changes:
             raise sqlite3.OperationalError("no such savepoint: another thread wrote meanwhile")
 
-    def _undo(self) -> None:
-        """Undo what is ours: what another thread added to the transaction before it stays."""
+    def _undo(self, error: BaseException) -> None:
+        """Undo what is ours: what another thread added to the transaction before it stays.
+
+        Of an operation that was disturbed nothing has to be undone, for it is run again.
+        """
         with suppress(sqlite3.Error):
             if self.conn.in_transaction:
-                with suppress(sqlite3.Error):  # somebody ended the transaction
-                    self.conn.execute("ROLLBACK TO operation")
+                if not _is_disturbed(error):
+                    with suppress(sqlite3.Error):  # SQLite has ended the transaction
+                        self.conn.execute("ROLLBACK TO operation")
                 self.conn.execute("COMMIT")
 
     def _rollback(self) -> None:
@@ -258,8 +263,8 @@ class BorrowedTransactions:
         for _ in range(_MOST_REPEATS):
             try:
                 return self._retried(attempt)
-            except (sqlite3.Error, SystemError) as error:
-                if not any(text in str(error) for text in _DISTURBED):
+            except Exception as error:
+                if not _is_disturbed(error):
                     raise
                 last = error
         raise ConnectionUnusableError(
@@ -270,6 +275,14 @@ class BorrowedTransactions:
 
     def _retried(self, attempt: Callable[[], T]) -> T:
         return retry_while_busy(attempt, limit=self.lock_timeout, where=self._where)
+
+
+def _is_disturbed(error: BaseException) -> bool:
+    """Whether another thread's statements on the connection led to an error."""
+    for each in (error, error.__cause__):  # a migration's error has it as its cause
+        if isinstance(each, (sqlite3.Error, SystemError)):
+            return any(text in str(each) for text in _DISTURBED)
+    return False
 
 
 class SharedConnection:

@@ -92,6 +92,8 @@ def translated(where: str) -> Iterator[None]:
         if explained is error:
             raise
         raise explained from error
+    except UnicodeDecodeError as error:  # SQLite's message quotes what is in the file
+        raise NotADatabaseError(f"{where}: its schema is damaged: restore a backup.") from error
 
 
 def translate(error: sqlite3.Error, where: str) -> Exception:
@@ -145,6 +147,11 @@ _TRANSLATIONS: tuple[tuple[str, type[StorageError], str], ...] = (
         "Give the path of an SQLite file, or of a file that does not exist yet.",
     ),
     (
+        "unsupported file format",
+        NotADatabaseError,
+        "The file is damaged, or a newer SQLite made it: restore a backup.",
+    ),
+    (
         "malformed database schema",
         NotADatabaseError,
         "The file is damaged: restore a backup.",
@@ -154,6 +161,15 @@ _TRANSLATIONS: tuple[tuple[str, type[StorageError], str], ...] = (
         NotADatabaseError,
         "The file is damaged: restore a backup, or save what can be read "
         "with the sqlite3 shell's `.recover`.",
+    ),
+    *(
+        (
+            text,
+            UnknownSchemaError,
+            "The file's tables are not as this library makes them: somebody changed them, or they "
+            "are damaged. Restore a backup.",
+        )
+        for text in ("no such column", "has no column named", "no such table: checkpoint")
     ),
     (
         "unable to open database file",

@@ -125,11 +125,14 @@ def pending(conn: sqlite3.Connection, schema: Schema) -> tuple[Migration, ...]:
     return tuple(m for m in schema.migrations if m.version > version)
 
 
-def apply_next(conn: sqlite3.Connection, schema: Schema) -> bool:
+def apply_next(conn: sqlite3.Connection, schema: Schema, executed: set[str] | None = None) -> bool:
     """Inside an open write transaction: apply the next pending migration, if any, and record it.
 
     The version is read under the write lock, so processes that start together apply each once.
+    `executed` has the statements of an earlier attempt, which somebody else may have committed
+    half way: what they make may be there.
     """
+    executed = set() if executed is None else executed
     todo = pending(conn, schema)
     if not todo:
         return False
@@ -137,13 +140,24 @@ def apply_next(conn: sqlite3.Connection, schema: Schema) -> bool:
     try:
         conn.execute(f"CREATE TABLE IF NOT EXISTS {schema.versions_table} (v INTEGER PRIMARY KEY)")
         for statement in migration.statements():
-            conn.execute(statement)
+            _execute(conn, statement, statement in executed)
+            executed.add(statement)
         conn.execute(f"INSERT INTO {schema.versions_table} (v) VALUES (?)", (migration.version,))  # noqa: S608
     except sqlite3.Error as error:
-        if translate(error, "") is not error:  # a lock, a full disk: not the migration's fault
-            raise
+        ours = translate(error, "")
+        if ours is not error and not isinstance(ours, UnknownSchemaError):
+            raise  # a lock, a full disk: not the migration's fault
         raise MigrationError(
             f"{migration.name} failed: {error}. The file is at the version it had; if it is "
             "another program's, give the saver a file of its own."
         ) from error
     return True
+
+
+def _execute(conn: sqlite3.Connection, statement: str, may_be_done: bool) -> None:
+    try:
+        conn.execute(statement)
+    except sqlite3.OperationalError as error:
+        there = "already exists" in str(error) or "duplicate column name" in str(error)
+        if not (may_be_done and there):
+            raise

@@ -347,3 +347,25 @@ def test_a_lock_is_waited_for_while_it_is_opened(open_database: Any, path: Path)
         other.execute("COMMIT")
         assert outcome(opening) is None
     assert stored(path) == [1]
+
+
+def test_a_migration_that_was_committed_half_way_is_completed(
+    open_database: Any, conn: sqlite3.Connection, path: Path
+) -> None:
+    """By another thread, between two of its statements."""
+    steps = "CREATE TABLE numbers (n); CREATE TABLE second (a); ALTER TABLE second ADD COLUMN b;"
+    commits = 0
+
+    def commit_in_the_middle(statement: str) -> None:
+        nonlocal commits
+        if statement.startswith("ALTER TABLE") and not commits:
+            commits += 1
+            conn.commit()
+
+    conn.set_trace_callback(commit_in_the_middle)
+    db = open_database(conn, schemas=[schema(steps)])
+    db.write(insert, 1)
+    conn.set_trace_callback(None)
+    assert commits == 1
+    assert versions(path) == [1]
+    assert stored(path) == [1]

@@ -29,6 +29,7 @@ from langgraph.types import Send, interrupt
 
 from langgraph_sqlite_saver import SqliteSaver
 from langgraph_sqlite_saver.checkpoints import differences, encoding
+from langgraph_sqlite_saver.checkpoints.frames import MOST_BYTES
 from langgraph_sqlite_saver.checkpoints.values import no_value
 
 if sys.version_info >= (3, 14):
@@ -326,7 +327,9 @@ def test_the_differences_are_of_every_form(path: Path, script: dict[str, Any]) -
     with closing(script["connect"](path)) as conn:
         for channel, base, blob in rows_of(conn, rows):
             _, data, _ = script["stored_value"](conn, ("edits", ""), channel, base)
-            found = differences.parse(blob, lambda start, stop, data=data: data[start:stop])
+            found = differences.parse(
+                blob, MOST_BYTES, lambda start, stop, data=data: data[start:stop], len(data)
+            )
             context, resume = struct.unpack_from("<II", blob)
             forms |= {("head", found.head), ("from the start", context == 0)}
             forms |= {("tail", resume < len(data)), ("taken out", found.stop < resume)}

@@ -149,7 +149,8 @@ def test_a_program_writes_its_own_tables_from_another_thread(
                 agent.invoke({"n": []}, thread(n))
         finally:
             stop.set()
-        assert count(database_path, "mine") == writing.result()
+        written = writing.result()
+    assert count(database_path, "mine") == written
     assert failed == []
     assert committed(database_path, 4) == {str(n) for n in range(runs)}
 

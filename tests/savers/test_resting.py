@@ -51,7 +51,7 @@ def test_a_value_is_not_cut_to_a_size_that_is_wrong(database_path: Path, column:
         execute(database_path, f"UPDATE checkpoint_{column} SET size = size - 100")
     with SqliteSaver(database_path) as saver:
         for number in (1, 2, 3) if column == "blobs" else (3,):
-            with pytest.raises(DamagedError, match="bytes and not"):
+            with pytest.raises(DamagedError, match=r"bytes and not|more than \d+ bytes"):
                 get(saver, number)
         assert len(saver.check()) == (4 if column == "blobs" else 1)
 
