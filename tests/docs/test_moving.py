@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.sqlite import SqliteSaver as OfficialSaver
-from savers.helpers import place
+from savers.helpers import chain, place
 from transfer.postgres_server import PostgresServer
+
+from langgraph_sqlite_saver import SqliteSaver
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -47,3 +49,21 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
     """No dead link to a file of the repository."""
     links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
     assert all((DOCS / link).exists() for link in links)
+
+
+def test_sql_that_is_said_to_work_works(tmp_path: Path) -> None:
+    """And the thread whose rows a program deleted goes on empty."""
+    with SqliteSaver(tmp_path / "agent.db") as saver:
+        chain(saver, 3)
+        conn = saver.conn
+        (metadata,) = conn.execute(
+            "SELECT max(json_extract(metadata, '$.step')) FROM checkpoints GROUP BY thread_id"
+        ).fetchone()
+        assert metadata == 3
+        conn.execute("DELETE FROM checkpoints WHERE thread_id = ?", ("t",))
+        conn.commit()
+        assert saver.get_tuple(place()) is None
+        chain(saver, 2)
+        assert saver.get_tuple(place()).checkpoint["channel_values"] == {"list": [2]}
+        saver.delete_thread("t")
+        assert conn.execute("SELECT count(*) FROM checkpoint_blobs").fetchone() == (0,)
