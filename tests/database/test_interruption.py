@@ -81,9 +81,9 @@ ANY_MOMENT = """
     there = lambda conn, n: conn.execute("SELECT 1 FROM numbers WHERE n = ?", (n,)).fetchall()
     while not interrupting.done():
         try:
-            busy = True
             # Not `while condition`: on 3.12 and 3.13 its back jump lies outside the try.
             while True:
+                busy = True  # each time: Python may swallow the exception, in a finalizer say
                 if interrupting.done():
                     break
                 begun += 1

@@ -611,7 +611,7 @@ def test_costs_are_restored_between_long_lists(any_server: Server, start_followi
         pipe.incrbyfloat(COST, 0.75)
         pipe.execute()
     assert_soon(lambda: client.exists("a:list", "z:list"), 2)
-    assert client.get(COST) == b"100.75"
+    assert_soon(lambda: client.get(COST), b"100.75")
 
 
 def test_restore_removes_the_marks_of_empty_indexes(
