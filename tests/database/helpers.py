@@ -19,7 +19,7 @@ from typing import Any
 from langgraph_sqlite_saver.database import AsyncDatabase, Database, Migration, Schema
 
 # A deadlock fails its test after this long, in seconds.
-DEADLOCK = 30
+DEADLOCK = 50
 
 
 class Refused(Exception):

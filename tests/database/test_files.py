@@ -94,8 +94,10 @@ def test_a_process_may_end_without_closing_an_awaited_database(path: Path) -> No
     """Its threads don't keep the process alive; a write under way is completed."""
     code = """
         db = AsyncDatabase(sys.argv[1])
+        begun = threading.Event()
 
         def slow(conn):
+            begun.set()
             time.sleep(0.3)
             insert(conn, 2)
 
@@ -105,7 +107,7 @@ def test_a_process_may_end_without_closing_an_awaited_database(path: Path) -> No
             await db.read(numbers)
             asyncio.ensure_future(db.write(slow))
             asyncio.ensure_future(db.write(insert, 3))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(begun.wait)
 
         asyncio.run(main())
     """

@@ -146,10 +146,8 @@ def test_forking_while_threads_write_and_read(path: Path) -> None:
                 db.write(insert, n)
                 assert n in db.read(numbers)
                 db.close()
-            started = time.monotonic()
-            pid = forked(child)
-            assert time.monotonic() - started < 4, "the fork gave up waiting"
-            assert ended_well(pid)
+            # In the child of a fork that gave up waiting for operations, every call raises.
+            assert ended_well(forked(child))
         stop = True
         written = [outcome(f) for f in writing]
         assert all(isinstance(n, int) for n in written), written

@@ -150,6 +150,10 @@ class Following:
         """Whether a line of its report has this in it."""
         return any(text in line for line in list(self.lines))
 
+    def has_heard_of(self, name: str) -> bool:
+        """Whether it has been told that this key changed, and has not stored it yet."""
+        return name.encode() in self._follower._events
+
     def catch_up(self, times: int = 1) -> None:
         """All that happened before is taken over: what happens after it is."""
         client = self.server.client()

@@ -104,6 +104,17 @@ def assume_the_dead(path: Path) -> None:
 # Killed at any moment.
 
 
+def kill_after(crew: Crew, task: Task, operations: int, seconds: float) -> None:
+    """Start a process, and kill it some seconds after so many of its operations have returned.
+
+    Operations are counted and not time: on a busy machine it gets little done in a moment.
+    """
+    pid = crew.start(task)
+    wait_until(lambda: len(noted(task)) >= operations)
+    time.sleep(seconds)
+    assert crew.kill(pid) == SIGKILLED
+
+
 def whole_or_absent(task: Task, found: Model) -> Model:
     """What returned is found, and of the one call under way all or nothing; what it comes to."""
     model: Model = {}
@@ -133,21 +144,16 @@ def test_a_killed_process_leaves_sqlite_and_redis_in_step_for_the_next_one(
     """Again and again on one file: what returned is in both, what was deleted in neither."""
     chance, seed = chance_of_this_run()
     model: Model = {}
-    returned = 0
     client = redis_server.client()
     with RelayStore(path, redis_server.url):
         pass
     for number in range(KILLS // 2):
         doomed = task("work", seed=seed + number, awaited=awaited)
-        pid = crew.start(doomed)
-        time.sleep(chance.uniform(0.03, 0.15))
-        assert crew.kill(pid) == SIGKILLED
+        kill_after(crew, doomed, chance.randrange(1, 40), chance.uniform(0, 0.005))
         with RelayStore(path, redis_server.url) as store:
             model |= whole_or_absent(doomed, records_in_sqlite(store))
             assert_in_step(store, client, model)
         check_integrity(path)
-        returned += len(noted(doomed))
-    assert returned > KILLS, "killed before there was anything to lose"
     assume_the_dead(path)
     with RelayStore(path, redis_server.url) as store:
         wait_until(lambda: waiting(path) == 0)
@@ -382,19 +388,14 @@ def test_usage_that_was_waited_for_outlives_its_process(
     with RelayStore(path, redis_server.url) as store:
         store.save_api_key(fields_at(("api_key", "used"), 1))  # the other one is not known
         store.save_account("openai", fields_at(("openai", "an account"), 1))
-    returned = 0
     flushed: dict[str, int] = {}
     for seed in range(KILLS // 5):
         doomed = task("use", seed=seed)
-        pid = crew.start(doomed)
-        time.sleep(chance.uniform(0.03, 0.15))
-        assert crew.kill(pid) == SIGKILLED
+        kill_after(crew, doomed, chance.randrange(1, 40), chance.uniform(0, 0.005))
         check_integrity(path)
         assert_sums(path)
         for number in range(WORKERS):
             flushed[f"{seed} {number}"] = 10 * noted(doomed).count(number)
-        returned += len(noted(doomed))
-    assert returned > KILLS, "killed before there was anything to lose"
     with RelayStore(path, redis_server.url) as store:
         store.save_api_key(fields_at(("api_key", "also used"), 1))
     assert outside(path, "SELECT count(*) FROM usage_unplaced") == [(0,)]

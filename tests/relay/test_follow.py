@@ -708,6 +708,7 @@ def test_loss_is_only_reported_on_request(
     client.set("new", "1", ex=1000)
     client.delete("new")
     left = dump(client)
+    until(lambda: follower.reported("nothing is taken over"), "the loss to be noticed")
     time.sleep(1.2)
     assert everything(path) == before
     assert differences(left, dump(client)) == []
@@ -887,13 +888,17 @@ def test_follower_stops_in_good_order(following: Following, way: str, path: Path
     """No thread and no connection is left, and what it was told last is stored."""
     client = following.server.client()
     threads = set(threading.enumerate())
+
+    def named() -> str:
+        return str(value(path, "SELECT name FROM api_keys WHERE id = ?", KEY))
+
     client.hset(API_KEY, "name", "last words")
     if way == "notified":
-        time.sleep(0.3)  # it has heard of it
+        until(lambda: following.has_heard_of(API_KEY) or named() == "last words", "it to hear")
     else:
         assert_in_step(client, path)
     assert following.stop() == 0
-    assert value(path, "SELECT name FROM api_keys WHERE id = ?", KEY) == "last words"
+    assert named() == "last words"
     until(lambda: not [each for each in threads if "run" in each.name and each.is_alive()], "end")
     until(lambda: len(client.client_list()) <= 2, "connections to be closed")
     check_integrity(path)
@@ -908,7 +913,10 @@ def test_follower_stops_while_it_waits(
     load(client)
     follower = start_following(fresh_server, way, restore=False, socket_timeout=0.3).begun()
     {"hanging": fresh_server.pause, "down": fresh_server.kill, "lost": client.flushall}[state]()
-    time.sleep(0.7)
+    if state == "lost":
+        until(lambda: follower.reported("nothing is taken over"), "the loss to be noticed")
+    else:
+        time.sleep(0.7)
     assert follower.stop() == (1 if state == "lost" else 0)
 
 

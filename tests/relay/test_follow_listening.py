@@ -227,12 +227,12 @@ def test_end_waits_for_a_hanging_redis_once(
     """As long as `socket_timeout` says, whatever there is to store; it says what is left."""
     client = fresh_server.client()
     load(client)
-    follower = start_following(fresh_server, "notified", socket_timeout=1.5).begun()
+    follower = start_following(fresh_server, "notified", socket_timeout=3).begun()
     if heard:
         client.set("late", "1")
     fresh_server.pause()
     ended = in_thread(follower.stop)
-    until(ended.done, "the end", patience=2.8)
+    until(ended.done, "the end", patience=5.8)
     assert outcome(ended) == 0
     assert said(follower, "the next start finds what was not stored") == 1
 
@@ -242,12 +242,12 @@ def test_end_waits_for_a_locked_file_once(
 ) -> None:
     """As long as `lock_timeout` says; the next start finds what was not stored."""
     client = loaded.client()
-    follower = start_following(loaded, "notified", lock_timeout=1.5).begun()
+    follower = start_following(loaded, "notified", lock_timeout=3).begun()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         client.set("late", "1")
         ended = in_thread(follower.stop)
-        until(ended.done, "the end", patience=2.8)
+        until(ended.done, "the end", patience=5.8)
         assert outcome(ended) == 0
         other.execute("ROLLBACK")
     assert said(follower, "the next start finds what was not stored") == 1

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from .conftest import Lender
 from .sample import SAMPLE, Entry, differences, dump, is_lasting, load, raw
-from .servers import Cluster, Server, ServerFailed, until
+from .servers import PATIENCE, Cluster, Server, ServerFailed, until
 
 # The sample.
 
@@ -279,7 +279,7 @@ def listening(server: Server) -> Iterator[PubSub]:
     server.config("notify-keyspace-events", "KEA")
     with server.client().pubsub() as events:
         events.psubscribe("__keyevent@0__:*")
-        events.get_message(timeout=5)
+        events.get_message(timeout=PATIENCE)
         yield events
 
 
@@ -288,7 +288,7 @@ def told(server: Server, events: PubSub) -> list[Event]:
     server.client().set("the end", "")
     found: list[Event] = []
     while not found or found[-1] != ("set", "the end"):
-        message = events.get_message(timeout=5)
+        message = events.get_message(timeout=PATIENCE)
         assert message is not None, found
         name = message["channel"].decode().partition(":")[2]
         found.append((name, message["data"].decode()))
@@ -398,12 +398,12 @@ def test_flush_is_told_to_those_who_track_keys(any_server: Server) -> None:
     client, tracker = any_server.client(), any_server.client(single_connection_client=True)
     with client.pubsub() as told_:
         told_.subscribe("__redis__:invalidate")
-        told_.get_message(timeout=5)
+        told_.get_message(timeout=PATIENCE)
         [listener] = client.client_list(_type="pubsub")
         tracker.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", listener["id"], "BCAST")
         client.set("k", "v")
         client.flushall()
-        messages = [told_.get_message(timeout=5) for _ in range(2)]
+        messages = [told_.get_message(timeout=PATIENCE) for _ in range(2)]
     assert [message["data"] for message in messages if message] == [[b"k"], None]
 
 

@@ -453,9 +453,10 @@ def test_api_key_that_was_deleted_twice_has_its_counts_once(
     client = following.server.client()
     counted = ("hgetall", f"usage:{KEY}"), ("lrange", RECORDS, 0, -1), ("get", COST)
     before = [client.execute_command(*each) for each in counted]
+    used = client.llen(RECORDS)
+    assert_soon(lambda: value(path, USED, KEY), used)
     names = [API_KEY, f"usage:{KEY}", RECORDS, COST]
     saved = {name: client.dump(name) for name in names}
-    used = value(path, USED, KEY)
     client.delete(*names)
     assert_in_step(client, path)
     for name, dumped in saved.items():

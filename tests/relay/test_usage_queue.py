@@ -162,7 +162,7 @@ def test_signal_may_close_the_queue_while_its_thread_records() -> None:
         """
     process = run(code)
     try:
-        assert process.communicate(timeout=20)[0] == "done\n"
+        assert process.communicate(timeout=60)[0] == "done\n"
     finally:
         process.kill()
         process.wait()
