@@ -18,7 +18,7 @@ from .damage import is_key
 from .differences import PREFACE, Difference, parse
 from .encoding import DIFFERENCE, FRAME, Chain, Link, base_of_next, mark_of
 from .errors import DamagedError, SerializationError
-from .frames import MAGIC, FrameError, check_bytes, decompress
+from .frames import MAGIC, MOST_BYTES, FrameError, check_bytes, decompress
 from .history import History, Place
 from .jsontext import parameter
 from .values import Blob, unseal
@@ -244,8 +244,10 @@ class Contents:
             if size is None:
                 return kind, data
             with self._naming(row):
-                most = check_bytes(size)
-                data = decompress(data, most) if base is None else self._undone(data, most, base)
+                if base is None:
+                    data = decompress(data, check_bytes(size, len(data)))
+                else:
+                    data = self._undone(data, size, base)
             check_size(len(data), size)
             return kind, data
         except SerializationError:  # of what it rests on
@@ -270,6 +272,7 @@ class Contents:
     def _undone(self, blob: bytes, size: int, base: str) -> bytes:
         keys = load_base(base)
         carried = self.carried(keys)
+        check_bytes(size, len(blob), len(carried))
         found = parse(blob, size, lambda start, stop: carried[start:stop], len(carried))
         if found.mark != self.mark(keys):
             raise FrameError("what it rests on is not what it was")
@@ -281,7 +284,8 @@ class Contents:
         pieces: list[bytes] = []
         for key in keys:
             pieces.append(self.value(self._found(*key))[1])
-            check_bytes(sum(map(len, pieces)))
+            if sum(map(len, pieces)) > MOST_BYTES:
+                raise FrameError(f"it rests on more than {MOST_BYTES:,} bytes")
         return b"".join(pieces)
 
     def mark(self, keys: Iterable[tuple[str, str]]) -> int:
@@ -361,7 +365,7 @@ class Layers:
             if row.size is None:
                 self._whole[position] = data
             elif row.base is None:
-                self._whole[position] = decompress(data, check_bytes(row.size))
+                self._whole[position] = decompress(data, check_bytes(row.size, len(data)))
                 check_size(len(self._whole[position]), row.size)
             else:
                 self._take_apart(position, data, row.size)
@@ -373,6 +377,7 @@ class Layers:
     def _take_apart(self, position: int, blob: bytes, size: int) -> None:
         base = self._rows[position + 1]
         base_size = self._size(position + 1)
+        check_bytes(size, len(blob), base_size)
         found = parse(
             blob, size, lambda start, stop: self._bytes(position + 1, start, stop), base_size
         )

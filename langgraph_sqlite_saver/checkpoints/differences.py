@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .frames import SHORTEST_BASE, FrameError, check_bytes, compress, decompress
+from .frames import SHORTEST_BASE, FrameError, compress, decompress
 
 # Before the frame: where its dictionary begins and ends in the base. In the frame, so that its
 # checksum holds for them: the same again, `head`, `start`, `stop` and `mark`. Little-endian.
@@ -52,8 +52,8 @@ def difference(data: bytes, base: bytes, mark: int) -> bytes:
 
 
 def parse(blob: bytes, size: int, base: Callable[[int, int], bytes], base_size: int) -> Difference:
-    """Read the difference of a value of `size` bytes; `base` gives the base's bytes from one place
-    to another, of its `base_size`.
+    """Read the difference of a value of at most `size` bytes; `base` gives the base's bytes from
+    one place to another, of its `base_size`.
 
     Raises FrameError where it is damaged, or the base is not the one it was made with. No byte of
     the base is in the value twice, so that it has at most as many as base and frame together.
@@ -62,13 +62,13 @@ def parse(blob: bytes, size: int, base: Callable[[int, int], bytes], base_size: 
         context, resume = _DICTIONARY.unpack_from(blob)
         if not context <= resume <= base_size:
             raise FrameError("its places are not in the base")
-        most = _PLACES.size + check_bytes(size)
-        content = decompress(blob[_DICTIONARY.size :], most, _usable(base(context, resume)))
-        *dictionary, head, start, stop, mark = _PLACES.unpack_from(content)
+        frame, dictionary = blob[_DICTIONARY.size :], _usable(base(context, resume))
+        content = decompress(frame, _PLACES.size + size, dictionary)
+        *again, head, start, stop, mark = _PLACES.unpack_from(content)
     except struct.error as error:
         raise FrameError("the difference is cut off") from error
     rest = content[_PLACES.size :]
-    if dictionary != [context, resume] or not start <= stop <= resume or head > len(rest):
+    if again != [context, resume] or not start <= stop <= resume or head > len(rest):
         raise FrameError("the difference is damaged")
     return Difference(head, start, stop, resume, mark, rest)
 

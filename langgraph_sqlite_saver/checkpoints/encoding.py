@@ -17,7 +17,7 @@ from typing import NamedTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from .differences import difference
-from .frames import MOST_BYTES, compress
+from .frames import MOST_BYTES, compress, most_bytes
 from .jsontext import parameter
 from .values import Blob, seal
 
@@ -88,7 +88,7 @@ def whole(serde: SerializerProtocol, value: Blob) -> Encoded:
     kind, data = value
     if SMALL <= len(data) <= MOST_BYTES:  # SQLite refuses what is larger, as it is
         frame = compress(data)
-        if len(frame) < len(data):
+        if len(frame) < len(data) <= most_bytes(len(frame)):
             sealed = seal(serde, FRAME + kind, frame)
             return Encoded(*sealed, None, len(data), _new_token(), 0)
     return plain(serde, value)
@@ -109,6 +109,8 @@ def encode(serde: SerializerProtocol, value: Blob, chain: Chain) -> tuple[Encode
     ):
         return whole(serde, value), ()
     found = difference(data, base, rest[0].token)
+    if len(data) > most_bytes(len(found), len(base)):
+        return whole(serde, value), ()
     if len(found) * 4 >= len(data):  # little in common: does it take a base at all?
         alone = whole(serde, value)
         if len(found) * 4 >= len(alone.blob) * 3:
@@ -166,7 +168,7 @@ def rest_on(
     if max(len(base), len(data)) > MOST_BYTES:
         return None
     found = difference(data, base, mark)
-    if len(found) >= len(data):
+    if not len(found) < len(data) <= most_bytes(len(found), len(base)):
         return None
     return Encoded(*seal(serde, DIFFERENCE + kind, found), versions, len(data))
 

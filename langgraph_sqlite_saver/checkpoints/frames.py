@@ -25,7 +25,7 @@ _LARGEST_WINDOW = 23
 _SMALLEST_LOG, _LARGEST_LOG = 10, 31
 
 # zstd refuses windows over 128 MB, as of frames from strangers, unless it is told.
-_DECODE: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _LARGEST_LOG}
+_USUAL_WINDOW = 27
 
 
 # What every frame begins with.
@@ -34,8 +34,11 @@ MAGIC = b"\x28\xb5\x2f\xfd"
 # The most bytes of a value: SQLite's own limit for one that is stored as it is.
 MOST_BYTES = 1_000_000_000
 
-# A block of zstd's has at most 128 KB, and takes 4 bytes at least.
-_MOST_OF_A_BYTE = 32_768
+# A value of more than a megabyte has at most so many times the bytes of its row, and those of its
+# base: what repeats itself more often is stored as it is. So the file's size bounds what a reader
+# makes of it.
+_FREE = 1_000_000
+_MOST_TIMES = 1_000
 
 # The shortest dictionary that zstd takes.
 SHORTEST_BASE = 8
@@ -70,12 +73,13 @@ def _with_base(size: int) -> dict[int, int]:
 def decompress(frame: bytes, most: int, base: bytes = b"") -> bytes:
     """The bytes of a frame, `most` of them at most.
 
-    Raises FrameError unless they are exactly those it was made of. A file may say anything of how
-    many they are (`check_bytes`): no memory is taken for more than a frame of that length can hold.
+    Raises FrameError unless they are exactly those it was made of. No more are made, nor memory
+    taken for a larger window, whatever the frame says.
     """
-    most = min(most, len(frame) * _MOST_OF_A_BYTE)
     prefix = zstd.ZstdDict(base, is_raw=True).as_prefix if base else None
-    decompressor = zstd.ZstdDecompressor(zstd_dict=prefix, options=_DECODE)
+    window = min(max((most + len(base)).bit_length(), _USUAL_WINDOW), _LARGEST_LOG)
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: window}
+    decompressor = zstd.ZstdDecompressor(zstd_dict=prefix, options=options)
     try:
         data = decompressor.decompress(frame, most)
         # All bytes may be there before the frame's end was seen.
@@ -89,8 +93,13 @@ def decompress(frame: bytes, most: int, base: bytes = b"") -> bytes:
     return data
 
 
-def check_bytes(count: object) -> int:
-    """A number of bytes that a row gives; raises FrameError for one that cannot be."""
-    if type(count) is not int or not 0 <= count <= MOST_BYTES:
-        raise FrameError(f"it cannot have {count!r:.40} bytes")
+def most_bytes(stored: int, base: int = 0) -> int:
+    """How many bytes a value may have whose row has `stored`, and what it rests on `base`."""
+    return min(MOST_BYTES, max(_FREE, base + _MOST_TIMES * stored))
+
+
+def check_bytes(count: object, stored: int, base: int = 0) -> int:
+    """The bytes of a value as its row says; FrameError where those that are stored cannot be it."""
+    if type(count) is not int or not 0 <= count <= most_bytes(stored, base):
+        raise FrameError(f"it cannot have {count!r:.40} bytes, of {stored:,} that are stored")
     return count
