@@ -7,6 +7,7 @@ contract is `BaseCheckpointSaver.get_delta_channel_history`'s.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -52,20 +53,21 @@ def ancestors(
     One that cannot be read raises DamagedError, or, `past_damage`, has nothing in it.
     """
     seen: set[str] = set()  # saving an id again under its own descendant makes a loop
+    # A cursor left open in the traceback of an error would hold its snapshot as long as that lasts.
     place = (thread_id, checkpoint_ns)
-    walk = conn.execute(sql.WALK_ANCESTORS, (*place, checkpoint_id, *place))
-    for ancestor_id, text, notes in walk:
-        if ancestor_id in seen:
-            return
-        if seen:
-            try:
-                found = load_document((thread_id, checkpoint_ns, ancestor_id), text, notes)
-            except DamagedError:
-                if not past_damage:
-                    raise
-                found = ({"channel_versions": {}, "channel_values": {}}, {})
-            yield Ancestor(ancestor_id, *found)
-        seen.add(ancestor_id)
+    with closing(conn.execute(sql.WALK_ANCESTORS, (*place, checkpoint_id, *place))) as walk:
+        for ancestor_id, text, notes in walk:
+            if ancestor_id in seen:
+                return
+            if seen:
+                try:
+                    found = load_document((*place, ancestor_id), text, notes)
+                except DamagedError:
+                    if not past_damage:
+                        raise
+                    found = ({"channel_versions": {}, "channel_values": {}}, {})
+                yield Ancestor(ancestor_id, *found)
+            seen.add(ancestor_id)
 
 
 class Seeds:

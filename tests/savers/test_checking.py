@@ -134,6 +134,18 @@ def test_reading_a_damaged_value_says_which_it_is(chats: Path, open_: Any, damag
         named |= {str(found["26"]), *resting}  # the others come upon the damage by any of these
 
 
+def test_an_error_that_is_kept_keeps_no_snapshot(chats: Path, open_: Any) -> None:
+    """Its traceback holds what the call held; the -wal can be emptied all the same."""
+    saver = open_()
+    execute(chats, "UPDATE checkpoints SET checkpoint = '[]' WHERE checkpoint_id = '000027'")
+    with pytest.raises(DamagedError) as kept:
+        saver.get_delta_channel_history(config=place(28), channels=["nothing stored"])
+    converse(saver, 29, start=29, thread="sound")
+    with closing(sqlite3.connect(chats)) as conn:
+        assert conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    assert kept.value.checkpoint_id == "000027"
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_does_not_rest_on_it_is_read_as_ever(chats: Path, open_: Any, damage: Any) -> None:
     """Other threads, and the values of the same thread that lie elsewhere."""
