@@ -348,15 +348,18 @@ def act_6_compared(folder: Path) -> None:
                 question = HumanMessage(rf"In `{module}`, find `^(async def|def|class) `.")
                 agent.invoke({"messages": [question]}, {"configurable": {"thread_id": "chat"}})
         sizes[name] = path.stat().st_size
-    show("chat", f"{TURNS} questions, twice: {time.perf_counter() - started:.0f} s")
+    seconds = time.perf_counter() - started
+    show("chat", f"{TURNS} questions with each of the two savers, in {seconds:.0f} s")
     show("official", f"{sizes['official']:,} B by langgraph-checkpoint-sqlite")
-    show("here", f"{sizes['here']:,} B, 1/{sizes['official'] // sizes['here']}")
+    times = sizes["official"] / sizes["here"]
+    show("this one", f"{sizes['here']:,} B by langgraph-sqlite-saver: {times:.0f} times smaller")
     check(sizes["here"] * 5 < sizes["official"], "the same conversation in a fraction of the space")
 
 
 def act_7_shown(folder: Path) -> None:
     """Show the thread with the fork by the command line."""
     show("command", "langgraph-sqlite show agent.db report")
+    show("reads", "each ● is a checkpoint, oldest first; at ├─● the older branch goes its own way")
     command = [sys.executable, "-m", "langgraph_sqlite_saver.cli", "show"]
     shown = subprocess.run(
         [*command, str(folder / "agent.db"), "report"], stdout=PIPE, encoding="utf-8", timeout=60
@@ -380,9 +383,9 @@ def run_acts(folder: Path) -> None:
     asyncio.run(act_4_concurrent(folder))
     print("\n5. What the file holds")
     act_5_file(folder)
-    print("\n6. The same conversation by the official saver")
+    print("\n6. One conversation, saved by the official saver and by this one")
     act_6_compared(folder)
-    print("\n7. The thread with the fork")
+    print("\n7. The thread with the fork, as the command line shows it")
     act_7_shown(folder)
     print("\nEverything is as it should be.")
 
