@@ -23,6 +23,8 @@ _PLACES = struct.Struct("<IIBIIQ")
 # How much of what comes before a change is in its dictionary: text that resembles it.
 _CONTEXT = 65_536
 
+_DISORDER = "the places in the difference are not in their order, or not in its base"
+
 
 class Difference(NamedTuple):
     """The value is `rest[:head] + base[start:stop] + rest[head:] + base[resume:]`.
@@ -61,15 +63,17 @@ def parse(blob: bytes, size: int, base: Callable[[int, int], bytes], base_size: 
     try:
         context, resume = _DICTIONARY.unpack_from(blob)
         if not context <= resume <= base_size:
-            raise FrameError("its places are not in the base")
+            raise FrameError(_DISORDER)
         frame, dictionary = blob[_DICTIONARY.size :], _usable(base(context, resume))
         content = decompress(frame, _PLACES.size + size, dictionary)
         *again, head, start, stop, mark = _PLACES.unpack_from(content)
     except struct.error as error:
         raise FrameError("the difference is cut off") from error
     rest = content[_PLACES.size :]
-    if again != [context, resume] or not start <= stop <= resume or head > len(rest):
+    if again != [context, resume]:
         raise FrameError("the difference is damaged")
+    if not start <= stop <= resume or head > len(rest):
+        raise FrameError(_DISORDER)
     return Difference(head, start, stop, resume, mark, rest)
 
 

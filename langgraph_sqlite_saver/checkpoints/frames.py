@@ -101,5 +101,6 @@ def most_bytes(stored: int, base: int = 0) -> int:
 def check_bytes(count: object, stored: int, base: int = 0) -> int:
     """The bytes of a value as its row says; FrameError where those that are stored cannot be it."""
     if type(count) is not int or not 0 <= count <= most_bytes(stored, base):
-        raise FrameError(f"it cannot have {count!r:.40} bytes, of {stored:,} that are stored")
+        said = f"{count:,}" if type(count) is int else f"{count!r:.40}"
+        raise FrameError(f"its row has {stored:,} bytes, and says that the value has {said}")
     return count

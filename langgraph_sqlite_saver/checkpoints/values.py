@@ -24,6 +24,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from . import jsontext
 from .errors import SerializationError
+from .frames import MOST_BYTES
 from .jsontext import is_text
 
 # At most this many characters of text lie inline: about what a blob's row and index entry cost.
@@ -82,8 +83,16 @@ def dumps(plain: SerializerProtocol, value: Any, channel: str) -> Blob:
 
     Raises SerializationError that names the channel.
     """
-    if type(value) is Raw:
-        return value[:2]
+    kind, data = value[:2] if type(value) is Raw else _dumps(plain, value, channel)
+    if len(data) > MOST_BYTES:
+        raise SerializationError(
+            f"the value of channel {channel!r} has {len(data):,} bytes: none may have more than "
+            f"{MOST_BYTES:,}. Keep it in a file, and its name in the channel."
+        )
+    return kind, data
+
+
+def _dumps(plain: SerializerProtocol, value: Any, channel: str) -> Blob:
     try:
         kind, data = plain.dumps_typed(value)
     except Exception as error:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# A file that is looked at may be damaged: what a page says of itself is compared first.
+_CAREFUL = {"cell_size_check": True}
+
 # How often a file is read as one that nobody writes, before it is read as any other.
 _ATTEMPTS = 3
 
@@ -47,7 +50,7 @@ def look(path: Path, gather: Callable[[SqliteSaver], T], serde: SerializerProtoc
         left -= 1
         uri = read_only(path, at_rest=seen is not None)
         try:
-            with _explained(path), SqliteSaver(uri, serde=serde) as saver:
+            with _explained(path), SqliteSaver(uri, serde=serde, pragmas=_CAREFUL) as saver:
                 saver.database.read(_take_any_text)
                 found = gather(saver)
         except StorageError:
@@ -86,6 +89,12 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except UnicodeDecodeError as error:  # sqlite3's, over SQLite's own message
         raise NotADatabaseError(f"{path}: the file is damaged: restore a backup.") from error
+    except MemoryError as error:
+        raise StorageError(
+            f"{path}: this takes more memory than there is. Give --limit, or one checkpoint."
+        ) from error
+    except RecursionError as error:
+        raise StorageError(f"{path}: something in it is nested too deeply to be shown.") from error
     except (sqlite3.Error, ValueError, TypeError, LookupError, AttributeError) as error:
         found = str(error)[:80].strip()
         raise StorageError(

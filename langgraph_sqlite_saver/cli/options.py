@@ -154,6 +154,8 @@ def reported(resumable: bool = False) -> Iterator[None]:
         fail(f"Stopped.{' The same command goes on from here.' if resumable else ''}", STOPPED)
     except (OSError, sqlite3.Error) as error:
         fail(for_a_terminal(_named(error)), PROBLEM)
+    except MemoryError:
+        fail("This takes more memory than there is: give --limit, or one checkpoint.", PROBLEM)
     except Exception as error:
         from ..database import StorageError
 

@@ -38,6 +38,9 @@ CONNECTION_PRAGMAS: dict[str, PragmaValue] = {
     # 256 MB mapped 57).
     "mmap_size": 0,
     "foreign_keys": True,
+    # A file may come from anybody: no trigger or index of its own calls a function that does more
+    # than compute. Costs nothing but this statement when a connection is opened.
+    "trusted_schema": False,
     # Pages in the -wal before it is copied into the file: a page that changed often is copied once
     # (1 MB saved: 957, with SQLite's 1000 pages 1,874; a pair: 75.5 and 77.6). The writer copies by
     # itself, between commits: another thread doing it could meet SQLite's WAL-reset bug.

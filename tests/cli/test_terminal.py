@@ -13,6 +13,8 @@ import subprocess
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from savers.helpers import converse, expect, save
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 
 import langgraph_sqlite_saver
 from langgraph_sqlite_saver import SqliteSaver
-from langgraph_sqlite_saver.cli import make_app
+from langgraph_sqlite_saver.cli import completion, make_app
 
 from .conftest import ESCAPE, Cli
 from .reference import commands
@@ -196,6 +198,78 @@ def test_completion(example: Path, words: list[str], expected: list[str]) -> Non
     complete, *offered = done.stdout.splitlines()
     assert "-o default" in complete and done.stderr == ""
     assert [each for each in offered if each] == expected
+
+
+# Ids that mean something to a shell, or to a terminal; and some that do not.
+HOSTILE = [
+    "zz$(touch${IFS}PWNED)", "zz`touch PWNED`", "zz;touch PWNED", "zz&touch", "zz|touch",
+    "zz>PWNED", "zz\nplain", "zz\\x", "zz'x", 'zz"x', "zz*", "zz?", "zz[a]", "zz{a,b}", "zz~",
+    "zz!!", "zz x", "zz\tx", "zz\x1b]0;title\x07", "zz\u202ex", "zz\xa0x", "zz#",
+    "zz^x", "zz(x)", "zz<x", "zzü",
+    "zz" * 300, "-zz", "--limit=zz", "=zz", "~zz", "@zz", "%zz", ",zz", ":zz", "",
+]  # fmt: skip
+HARMLESS = ["+49170123", "a@b.example/inbox:7", "zz-1_2.3", "zz=1,2+3%4"]
+
+
+def test_what_a_shell_could_take_for_a_command_is_not_offered(tmp_path: Path) -> None:
+    """Ids are chosen by clients, and shells put what is offered on their line as it is."""
+    path = tmp_path / "agent.db"
+    with SqliteSaver(path) as saver:
+        for each in (*filter(None, HOSTILE), *HARMLESS):
+            save(saver, 1, thread=each)
+    context: Any = SimpleNamespace(params={"file": path})
+    assert completion.thread_ids(context, "") == HARMLESS
+    for each in HOSTILE:
+        assert set(completion.thread_ids(context, each)) <= set(HARMLESS)
+
+
+@pytest.mark.skipif(BASH is None, reason="no bash")
+def test_tab_and_enter_in_bash_run_nothing_from_a_file(tmp_path: Path) -> None:
+    """In an interactive bash: the line after TAB is what was typed, and nothing was run."""
+    with SqliteSaver(tmp_path / "agent.db") as saver:
+        save(saver, 1, thread="zz$(touch${IFS}PWNED)")
+    scripts = str(Path(sys.executable).parent)
+    env = {**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}", "PS1": "> ", "TERM": "dumb"}
+    master, slave = pty.openpty()
+    bash = subprocess.Popen(
+        [str(BASH), "--norc", "--noprofile", "-i"],
+        stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path, env=env, start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+
+    def type_and_wait(text: bytes, until: bytes) -> None:
+        nonlocal shown
+        os.write(master, text)
+        while until not in shown:
+            shown += os.read(master, 4096)
+        shown = b""
+
+    try:
+        type_and_wait(b'eval "$(langgraph-sqlite --show-completion bash)"\n', b"> ")
+        type_and_wait(b"echo rea''dy\n", b"ready")
+        type_and_wait(b"langgraph-sqlite show agent.db zz\t", b"agent.db zz")
+        type_and_wait(b"\necho do''ne\n", b"done")
+    finally:
+        bash.kill()
+        bash.wait()
+        os.close(master)
+    assert [each.name for each in tmp_path.iterdir()] == ["agent.db"]
+
+
+def test_completion_of_a_file_without_an_end_ends(tmp_path: Path) -> None:
+    """Somebody's view in the place of the table."""
+    path = tmp_path / "agent.db"
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute(ENDLESS.format("checkpoints"))
+    context: Any = SimpleNamespace(params={"file": path})
+    assert completion.thread_ids(context, "") == []
+
+
+ENDLESS = """
+CREATE VIEW {} AS WITH RECURSIVE n (thread_id) AS
+(SELECT 1 UNION ALL SELECT thread_id + 1 FROM n) SELECT thread_id FROM n
+"""
 
 
 # What is imported, and what is missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def test_an_existing_file_keeps_its_auto_vacuum(path: Path) -> None:
     with Database(path) as db:
         db.maintain(lambda conn: conn.execute("VACUUM"))
     assert outside(path, "PRAGMA auto_vacuum") == [(0,)]
+
+
+def test_a_view_of_the_file_cannot_call_what_does_more_than_compute(path: Path) -> None:
+    """A file may come from anybody; a function that the program made is none of its business."""
+
+    def look(conn: Any) -> Any:
+        conn.create_function("spy", 0, lambda: "seen")
+        assert conn.execute("SELECT spy()").fetchall() == [("seen",)]
+        return conn.execute("SELECT * FROM trap").fetchall()
+
+    outside(path, "CREATE VIEW trap AS SELECT spy()")
+    with Database(path) as db, pytest.raises(sqlite3.OperationalError, match="unsafe use of spy"):
+        db.read(look)
 
 
 def test_overrides_reach_writer_and_readers(open_database: Any, path: Path) -> None:
