@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import orjson
 
+from ..database.own_cursors import decoded
 from . import jsontext
 from .errors import DamagedError
 from .jsontext import is_text
@@ -32,15 +33,11 @@ def any_text(conn: Connection) -> Iterator[None]:
     Other text is read as ever, by a slower way.
     """
     before = conn.text_factory
-    conn.text_factory = _decoded
+    conn.text_factory = decoded
     try:
         yield
     finally:
         conn.text_factory = before
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def in_any_text(

@@ -291,7 +291,8 @@ class SharedConnection:
     def __init__(self, raw: sqlite3.Connection, lock_timeout: float) -> None:
         self.transactions = BorrowedTransactions(OwnCursors.of(raw), NAME, lock_timeout)
         # One at a time, each on its caller's thread: a connection may be bound to that.
-        self.lane = Lane(NAME, lambda: self.transactions, largest_batch=1)
+        transactions = self.transactions  # no cycle: it goes with its last user
+        self.lane = Lane(NAME, lambda: transactions, largest_batch=1)
         self.is_forked = False
         fork.watch(self)
 

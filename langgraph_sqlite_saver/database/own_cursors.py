@@ -34,6 +34,11 @@ def connection_in(target: object) -> sqlite3.Connection | None:
     return None
 
 
+def decoded(data: bytes) -> str:
+    """A text_factory that reads text which is not UTF-8, too: with surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
 def check_borrowed(conn: sqlite3.Connection) -> None:
     """Raise ConnectionUnusableError for a connection whose settings would break ours."""
     if getattr(conn, "autocommit", _LEGACY) is False:
@@ -41,7 +46,7 @@ def check_borrowed(conn: sqlite3.Connection) -> None:
             "a connection with autocommit=False always has a transaction open: nothing saved "
             "through it would be committed. Use autocommit=True, or the default isolation_level."
         )
-    if conn.text_factory is not str:
+    if conn.text_factory not in (str, decoded):  # ours, while another saver's operation runs
         raise ConnectionUnusableError(
             "the connection's text_factory must be str: pass a connection of its own, or a path"
         )

@@ -27,6 +27,7 @@ from langgraph_sqlite_saver import (
     ReadOnlyError,
     SqliteSaver,
 )
+from langgraph_sqlite_saver.checkpoints.damage import in_any_text
 
 from .helpers import LIST, chain, count, get, place, rows, save, values
 
@@ -340,6 +341,17 @@ def test_what_is_neither_a_path_nor_a_connection_is_named() -> None:
     """By its module: an aiosqlite connection, say, on the blocking saver."""
     with pytest.raises(TypeError, match=r"aiosqlite\.core\.Connection"):
         SqliteSaver(aiosqlite.connect(":memory:"))  # type: ignore[arg-type]
+
+
+def test_a_saver_is_made_while_another_reads_any_text(conn: sqlite3.Connection) -> None:
+    """As `check` and `prune` do, by a text_factory of their own meanwhile."""
+    saver = SqliteSaver(conn)
+    chain(saver, 3)
+    made: list[SqliteSaver] = []
+    saver.check(progress=lambda done, total: made.append(SqliteSaver(conn)))
+    saver.database.read(in_any_text(lambda own: made.append(SqliteSaver(conn))))
+    assert values(made[-1]) == {"list": [3]}
+    assert conn.text_factory is str
 
 
 # --- what a save is there
