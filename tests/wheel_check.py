@@ -24,7 +24,7 @@ FILES = """
     assert (package / "py.typed").exists(), "py.typed is missing"
     folder = importlib.resources.files("langgraph_sqlite_saver.migrations") / "checkpoints"
     found = sorted(each.name for each in folder.iterdir() if each.name.endswith(".sql"))
-    assert found and found[0].startswith("0001_"), f"migrations: {found}"
+    assert found and found[0].startswith("0010_"), f"migrations: {found}"
     plugins = [p.value for p in importlib.metadata.entry_points(group="pytest11")]
     assert "langgraph_sqlite_saver.pytest_plugin" in plugins, f"pytest plugins: {plugins}"
     try:
