@@ -115,7 +115,9 @@ class BorrowedTransactions:
                 migrations.pending(self.conn, schema)
             self._repeated(self._use_wal)
             for schema in schemas:
-                while migrations.pending(self.conn, schema):
+                while True:
+                    if not migrations.pending(self.conn, schema):
+                        break
                     self._in_transaction(migrations.apply_next, (schema, set()))
 
     def warn(self) -> None:

@@ -6,7 +6,9 @@ and callers that come while a commit waits for the disk share the next one.
 
 Ctrl-C may strike the leader between any two steps. So each step can be done twice: a job is in the
 queue or in the batch (never in neither), what has run is marked `done` before it is answered, and
-waking a caller once too often does no harm.
+waking a caller once too often does no harm. On Python 3.12 and 3.13 the back jump of `while
+condition:` lies outside a `try` around it, and Ctrl-C there skips the handler: such loops are
+written `while True:` with a `break`, here and wherever a lock is held.
 """
 
 from __future__ import annotations
@@ -126,7 +128,9 @@ class Lane:
     def _perform(self, job: BlockingJob) -> Any:
         try:
             self._enqueue(job)
-            while not job.done:
+            while True:
+                if job.done:
+                    break
                 if self._leader is job:
                     self._lead(job)
                 else:

@@ -60,7 +60,7 @@ class Readers:
             if slot is not None:
                 slot.user = None
             if self._waiting:
-                with self._changed:
+                with self._mutex:  # a condition's own `with` can be interrupted inside
                     self._changed.notify_all()
 
     def is_used_by(self, thread: int) -> bool:
@@ -83,9 +83,10 @@ class Readers:
         # Counted as waiting before looking again, so that whoever is done in between notifies.
         self._waiting += 1
         try:
-            while (slot := self._free()) is None:
+            while True:
+                if (slot := self._free()) is not None:
+                    return slot
                 self._changed.wait(_LOOK_AGAIN)
-            return slot
         finally:
             self._waiting -= 1
 
@@ -126,13 +127,14 @@ class Readers:
             self._paused = True
             self._waiting += 1
             try:
-                while any(slot.user is not None for slot in self._slots):
+                while True:
+                    if all(slot.user is None for slot in self._slots):
+                        return True
                     if deadline is not None and time.monotonic() > deadline:
                         return False
                     self._changed.wait(_LOOK_AGAIN)
             finally:
                 self._waiting -= 1
-        return True
 
     def resume(self) -> None:
         """Let readers on again after `pause`."""

@@ -49,6 +49,8 @@ ANY_MOMENT = """
     db.write(lambda conn: conn.execute("CREATE INDEX by_n ON numbers (n)"))
     stop = False
     busy = False
+    # Not the future's done(): interrupted in there, the main thread keeps the future's lock.
+    over = False
 
     def keep_writing(start):
         n = 0
@@ -67,6 +69,7 @@ ANY_MOMENT = """
     signal.signal(signal.SIGINT, interrupt)
 
     def keep_interrupting():
+        global over
         for n in range(400):
             while not busy:
                 time.sleep(0.0002)
@@ -74,17 +77,18 @@ ANY_MOMENT = """
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             while interruptions == n:
                 time.sleep(0.0002)
+        over = True
 
     done, begun, interruptions = [], 0, 0
     futures = [in_thread(keep_writing, start) for start in (1_000_000, 2_000_000)]
     interrupting = in_thread(keep_interrupting)
     there = lambda conn, n: conn.execute("SELECT 1 FROM numbers WHERE n = ?", (n,)).fetchall()
-    while not interrupting.done():
+    while not over:
         try:
             # Not `while condition`: on 3.12 and 3.13 its back jump lies outside the try.
             while True:
                 busy = True  # each time: Python may swallow the exception, in a finalizer say
-                if interrupting.done():
+                if over:
                     break
                 begun += 1
                 db.write(insert, begun)
@@ -93,6 +97,7 @@ ANY_MOMENT = """
         except KeyboardInterrupt:
             pass
     stop = True
+    assert outcome(interrupting) is None
     others = [outcome(f) for f in futures]
     assert all(isinstance(n, int) for n in others), others
     there = db.read(numbers)
