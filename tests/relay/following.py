@@ -102,14 +102,16 @@ def assert_in_step(client: redis.Redis, path: Any, patience: float = SOON) -> No
 
     with suppress(ServerFailed):
         until(lambda: not differing(), "SQLite to be in step", patience)
-    assert differing() == []
+    left = differing()
+    assert left == [], left
 
 
 def assert_soon(seen: Callable[[], Any], expected: Any, patience: float = SOON) -> None:
     """Soon it is what is expected."""
     with suppress(ServerFailed):
         until(lambda: seen() == expected, "it", patience)
-    assert seen() == expected
+    found = seen()
+    assert found == expected, f"{found!r} and not {expected!r}"
 
 
 # Followers in this process.

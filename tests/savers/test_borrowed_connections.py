@@ -151,8 +151,8 @@ def test_a_program_writes_its_own_tables_from_another_thread(
         finally:
             stop.set()
         written = writing.result()
-    assert count(database_path, "mine") == written
     assert failed == []
+    assert count(database_path, "mine") == written
     assert committed(database_path, 4) == {str(n) for n in range(runs)}
 
 
