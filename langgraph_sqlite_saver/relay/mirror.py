@@ -371,10 +371,11 @@ def _keep(
     assert value is not None
     place = layout.place(found.key)
     if row is not None and old is not None and _is_replaced(place, row, old, value):
-        trash.put(conn, row, old, options.actor or _ACTOR)
+        trash.put(conn, row, old, options.actor or _ACTOR, keys.now_ms())
         row = old = None
     elif row is not None and old is not None and projection.begins_anew(found.key, old, value):
-        trash.keep(conn, row, old)  # it was deleted, and a request that was under way counted on
+        # It was deleted, and a request that was under way counted on.
+        trash.keep(conn, row, old, keys.now_ms())
         old = None if place is not None and place.family == "stats" else old
     if row is not None and row.type != value.type:
         keys.remove(conn, found.key)

@@ -57,7 +57,7 @@ def discard(
     for key in settled(conn, gone, before):
         row = keys.row(conn, key)
         if row is not None:
-            put(conn, row, keys.value_of(conn, row), actor, expired=row.is_expired(now))
+            put(conn, row, keys.value_of(conn, row), actor, now, expired=row.is_expired(now))
             moved.append(key)
     if moved:
         keys.next_revision(conn)
@@ -65,13 +65,20 @@ def discard(
 
 
 def put(
-    conn: sqlite3.Connection, row: keys.Row, value: Value, actor: str, *, expired: bool = False
+    conn: sqlite3.Connection,
+    row: keys.Row,
+    value: Value,
+    actor: str,
+    now: int,
+    *,
+    expired: bool = False,
 ) -> None:
     """Move a key into the trash, a record with its usage.
 
     Where an API key has expired its row stays, as one that is not active, with its usage records.
+    All that goes together has one time: by it `undelete` tells a deletion from the one before.
     """
-    keep(conn, row, value)
+    keep(conn, row, value, now)
     keys.remove(conn, row.key)
     place = layout.place(row.key)
     if place is None or not is_whole(place, value):
@@ -79,22 +86,22 @@ def put(
     if place.family == "api_key" and expired:
         projection.retire(conn, place)
     else:
-        _forget(conn, place)
+        _forget(conn, place, now)
     kind, action = place.account_type or "api_key", "expire" if expired else "delete"
     audit.note(conn, actor, action, kind, place.id, fields_of(place, value), None)
 
 
-def keep(conn: sqlite3.Connection, row: keys.Row, value: Value) -> None:
+def keep(conn: sqlite3.Connection, row: keys.Row, value: Value, now: int) -> None:
     """Have a copy of a key in the trash."""
     conn.execute(
         "INSERT INTO trash (removed_at, key, type, value, expires_at) VALUES (?, ?, ?, ?, ?)",
-        (keys.now_ms(), row.key, row.type, _whole(conn, row.key, value), row.expires_at),
+        (now, row.key, row.type, _whole(conn, row.key, value), row.expires_at),
     )
 
 
-def _forget(conn: sqlite3.Connection, place: Place) -> None:
+def _forget(conn: sqlite3.Connection, place: Place, now: int) -> None:
     if place.family == "api_key":
-        history.to_trash(conn, column(raw(place.id)), keys.now_ms())
+        history.to_trash(conn, column(raw(place.id)), now)
     projection.forget(conn, place)
 
 
@@ -119,11 +126,11 @@ def forget_expired(
     conn: sqlite3.Connection, names: Sequence[bytes], before: int | None = None
 ) -> int:
     """Forget keys that expired in Redis; records go to the trash. How many."""
-    known = keys.rows(conn, settled(conn, names, before))
+    known, now = keys.rows(conn, settled(conn, names, before)), keys.now_ms()
     for row in known.values():
         place, value = layout.place(row.key), keys.value_of(conn, row)
         if place is not None and is_whole(place, value):
-            put(conn, row, value, "redis", expired=True)
+            put(conn, row, value, "redis", now, expired=True)
         else:
             keys.remove(conn, row.key)
     return len(known)
