@@ -142,7 +142,9 @@ def test_a_program_writes_its_own_tables_from_another_thread(
             stop.wait(0.001)
         return written
 
-    agent = graph(SqliteSaver(conn), one, two)
+    saver = SqliteSaver(conn)
+    saver.setup()  # making the tables takes a transaction, which a commit elsewhere may meet
+    agent = graph(saver, one, two)
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         try:
