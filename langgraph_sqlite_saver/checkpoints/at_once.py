@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from sqlite3 import Connection
 from typing import Any
 
@@ -22,7 +22,7 @@ from .jsontext import parameter
 
 Row = tuple[Any, ...]
 
-# Kinds of rows: what the triggers of sql.SAVE_AT_ONCE go by.
+# Kinds of rows: the places of their triggers' statements in sql.ROWS_STATEMENTS.
 BLOB, CHECKPOINT, KEPT_WRITE, REPLACED_WRITE, NEEDED = range(5)
 
 # SQLite's limit to the parameters of one statement is 32,766 since 3.32.
@@ -37,12 +37,12 @@ def save(conn: Connection, rows: Sequence[Row]) -> bool:
     """
     if not 0 < len(rows) <= _MOST_ROWS:
         return not rows
-    # A statement that fails is not to be had lightly: with several threads on a connection Python
-    # may give another one's reason.
+    # Noted rather than tried: of a statement that fails Python may give another thread's reason.
     made: set[str] = conn.made  # type: ignore[attr-defined]
-    if sql.SAVE_ROWS not in made and not _make_views(conn):
-        return False
-    made.add(sql.SAVE_ROWS)
+    if sql.SAVE_ROWS not in made:
+        if not _make_views(conn):
+            return False
+        made.add(sql.SAVE_ROWS)
     try:
         conn.execute(_statement(len(rows)), [c for row in rows for c in _padded(row)]).close()
     except sqlite3.IntegrityError:
@@ -50,8 +50,8 @@ def save(conn: Connection, rows: Sequence[Row]) -> bool:
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise
-        made.clear()  # the connection's owner rolled them back
-        return save(conn, rows)
+        made.clear()  # the connection's owner rolled the view back, or dropped our tables
+        return False
     return True
 
 
@@ -66,7 +66,7 @@ def _padded(row: Row) -> Row:
     return row + (None,) * (sql.SAVED_COLUMNS - len(row))
 
 
-@cache
+@lru_cache(maxsize=64)
 def _statement(rows: int) -> str:
     row = f"({', '.join('?' * sql.SAVED_COLUMNS)})"
     return sql.SAVE_ROWS + ", ".join([row] * rows)

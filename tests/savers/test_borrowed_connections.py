@@ -26,6 +26,7 @@ from langgraph_sqlite_saver import (
     OwnersTransactionWarning,
     ReadOnlyError,
     SqliteSaver,
+    StorageError,
 )
 from langgraph_sqlite_saver.checkpoints.damage import in_any_text
 
@@ -406,3 +407,26 @@ def test_many_writes_are_stored_all_or_none(conn: sqlite3.Connection) -> None:
     config = save(saver, 1)
     saver.put_writes(config, [(f"c{n}", n) for n in range(5000)], "task")
     assert len(get(saver).pending_writes) == 5000
+
+
+def test_tables_that_their_owner_dropped_are_missed_with_an_error(
+    conn: sqlite3.Connection,
+) -> None:
+    """At once, and by the library's own."""
+    saver = SqliteSaver(conn)
+    chain(saver, 2)
+    conn.execute("DROP TABLE checkpoints")
+    with pytest.raises(StorageError, match="checkpoints"):
+        save(saver, 3)
+    with pytest.raises(StorageError, match="checkpoints"):
+        get(saver)
+
+
+def test_a_view_that_its_owner_rolled_back_is_made_again(conn: sqlite3.Connection) -> None:
+    """What a save goes through; the save itself goes another way meanwhile."""
+    saver = SqliteSaver(conn)
+    chain(saver, 2)
+    conn.execute("DROP VIEW langgraph_sqlite_saver_rows")
+    chain(saver, 2, start=3)
+    assert values(saver) == {"list": [4]}
+    assert conn.execute("SELECT count(*) FROM sqlite_temp_master").fetchone()[0] > 0
