@@ -38,7 +38,7 @@ from .errors import (
     translate,
 )
 from .file_identity import is_open_here
-from .files import StrPath, connect, create_private
+from .files import StrPath, connect, create_private, sync
 from .migrations import Schema, applied_version
 from .upkeep import Progress
 
@@ -110,7 +110,7 @@ def write_backup(
         _pack(copy, packed, _owner(database.path), progress)
         with _explained(target):
             packed.replace(target)
-            _sync(folder)
+            sync(folder)
     with _explained(folder):
         for each in _outdated(folder, database.path, started, keep_days):
             each.unlink(missing_ok=True)
@@ -194,7 +194,7 @@ def restore_backup(
         figures = _unpack(Path(archive).absolute(), work / "new.db", schemas, progress)
         with _explained(target):
             _give_to_owner(work / "new.db", target)
-            _sync(work / "new.db")
+            sync(work / "new.db")
             kept = _swap(work, target, keep)
     return replace(figures, kept=kept)
 
@@ -501,11 +501,11 @@ def _copy_aside(conn: sqlite3.Connection, work: Path, target: Path) -> Path:
 
 
 def _put(work: Path, target: Path) -> None:
-    _sync(target.parent)  # what is kept, before what it is a copy of goes
+    sync(target.parent)  # what is kept, before what it is a copy of goes
     for suffix in (*_LOGS, "-shm"):
         Path(f"{target}{suffix}").unlink(missing_ok=True)
     (work / "new.db").replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _connected(target: Path) -> sqlite3.Connection:
@@ -571,7 +571,7 @@ def _keep_bytes(target: Path) -> Path:
             copy = Path(f"{kept}{suffix}")
             create_private(copy)
             shutil.copyfile(part, copy)
-            _sync(copy)
+            sync(copy)
     return kept
 
 
@@ -616,15 +616,6 @@ def _last_written(work: Path) -> float:
         return max(each.stat().st_mtime for each in (work, *work.iterdir()))
     except FileNotFoundError:  # it is being worked in, or removed
         return time.time()
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a directory, on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -326,6 +326,15 @@ def create_private(path: StrPath) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _create_missing(location: Location) -> None:
     assert location.path is not None
     if os.path.exists(location.path):  # noqa: PTH110

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import CannotOpenError, InvalidInputError, InvalidTypeError
-from .files import StrPath, connect, create_private
+from .files import StrPath, connect, create_private, sync
 from .jobs import Then
 
 Vacuum = Literal["incremental", "full"]
@@ -138,7 +138,7 @@ def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = 
         with closing(connect(str(partial))) as copy:
             conn.backup(copy, pages=_BACKUP_PAGES, progress=_reporter(progress))
         with _explained(target):
-            _sync(partial)
+            sync(partial)
             partial.replace(target)
     finally:
         for leftover in (partial, Path(f"{partial}-wal"), Path(f"{partial}-shm")):
@@ -161,11 +161,3 @@ def _reporter(progress: Progress | None) -> Callable[[int, int, int], None] | No
     if progress is None:
         return None
     return lambda status, remaining, total: progress(total - remaining, total)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

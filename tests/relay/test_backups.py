@@ -811,7 +811,7 @@ STEPS = [
     "_copy_aside",
     "_kept_name",
     "_put",
-    "_sync",
+    "sync",
 ]
 
 
