@@ -16,7 +16,7 @@ from ..database import StorageError
 from . import sql
 from .damage import is_key
 from .differences import PREFACE, Difference, parse
-from .encoding import DIFFERENCE, FRAME, Chain, Link, base_of_next, mark_of
+from .encoding import DIFFERENCE, FRAME, SAMPLES, Chain, Link, base_of_next, mark_of
 from .errors import DamagedError, SerializationError
 from .frames import MAGIC, MOST_BYTES, FrameError, check_bytes, decompress
 from .history import History, Place
@@ -26,10 +26,13 @@ from .values import Blob, unseal
 # What is kept decoded of one namespace's values, in bytes: bases that several of them share.
 _KEPT_BYTES = 32_000_000
 
+# What the differences of a chain may hold at once, in bytes.
+_HELD_BYTES = 64_000_000
+
 _OTHER_THINGS = "its columns hold other things than they should"
 
 # One that is much longer than those that are made was not made by us, and may have no end.
-_LONGEST_CHAIN = 200
+_LONGEST_CHAIN = 100
 
 
 class Stored(NamedTuple):
@@ -211,7 +214,7 @@ class Contents:
 
     def open(self, row: Stored) -> Blob:
         """What a row holds, deciphered; its type without what says how it is stored."""
-        if not isinstance(row.kind, str) or not isinstance(row.blob, bytes):
+        if not is_key(row.kind) or not isinstance(row.blob, bytes):
             raise self.damaged(row, _OTHER_THINGS)
         if not (row.size is None or type(row.size) is int):
             raise self.damaged(row, _OTHER_THINGS)
@@ -309,6 +312,7 @@ class Layers:
         self._whole: dict[int, bytes] = {}
         self._kinds: dict[int, str] = {}
         self._differences: dict[int, Difference] = {}
+        self._held = 0
 
     def value(self) -> Blob:
         """The value: its type and bytes."""
@@ -386,6 +390,17 @@ class Layers:
         common = found.stop - found.start + base_size - found.resume
         check_size(len(found.rest) + common, size)
         self._differences[position] = found
+        self._held += len(found.rest)
+        if self._held > _HELD_BYTES:
+            self._put_together(position, size)
+
+    def _put_together(self, position: int, size: int) -> None:
+        """Let go of what a value rests on: nothing above it needs more than its own bytes."""
+        whole = self._bytes(position, 0, size)
+        self._differences.clear()
+        self._whole.clear()
+        self._whole[position] = whole
+        self._held = 0
 
 
 def is_plain(kind: Any, blob: Any, size: int | None) -> bool:
@@ -413,6 +428,8 @@ def load_base(base: Any) -> list[tuple[str, str]]:
         raise ValueError("what it rests on is damaged")
     if len({channel for channel, _ in found}) != len(found):  # each would come again
         raise ValueError("it rests on a channel twice")
+    if len(found) > SAMPLES:
+        raise ValueError("it rests on more channels than a pending write can")
     return [(channel, version) for channel, version in found]
 
 

@@ -37,8 +37,9 @@ _LARGEST_BASE = 32
 # The same for the other channels' values that a write may have something in common with.
 _LARGEST_OTHERS = 8
 
-# How much of a write is looked for in the state, to see what it has in common with it.
-_SAMPLES = 4
+# How much of a write is looked for in the state, to see what it has in common with it. It rests on
+# no more channels than there are samples.
+SAMPLES = 4
 _SAMPLE_BYTES = 32
 
 # How the `type` column marks what is in a frame, and what is a difference: `zstd:msgpack`.
@@ -143,7 +144,7 @@ def encode_write(
 def _related(channel: str, data: bytes, newest: Mapping[str, Link]) -> dict[str, Link]:
     """The values in which samples of `data` are found; its own channel's is looked at first."""
     found: dict[str, Link] = {}
-    step = len(data) // _SAMPLES
+    step = len(data) // SAMPLES
     samples = [data[at : at + _SAMPLE_BYTES] for at in range(step // 2, len(data), step)]
     left = largest_base(len(data))
     for name in sorted(newest, key=lambda each: (each != channel, -len(newest[each].data or b""))):
