@@ -10,6 +10,7 @@ from .contents import Contents, Stored
 from .damage import in_any_text, is_key, try_document
 from .errors import SerializationError
 from .history import Encoder
+from .jsontext import cleaned
 from .values import Blob, blob_keys, dump_notes, no_value, own_version
 from .versions import is_unique
 
@@ -98,7 +99,9 @@ class _Copier:
         return own
 
     def _insert(self, row: Stored) -> bool:
-        return bool(self._conn.execute(sql.INSERT_BLOB, (*self._there.place, *row)).rowcount)
+        # Text of a damaged row may be what no statement takes.
+        columns = (cleaned(each) if isinstance(each, str) else each for each in row)
+        return bool(self._conn.execute(sql.INSERT_BLOB, (*self._there.place, *columns)).rowcount)
 
     def _placed(self, row: Stored, value: Blob) -> Stored:
         """A row as it can be in the target: resting on the nearest of those that it rests on and

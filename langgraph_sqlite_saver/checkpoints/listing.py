@@ -173,7 +173,7 @@ def fetch_page(
         tuples = [*found]
     except SerializationError:  # of one of them: which, and what of the others?
         tuples, weight = _load_each(conn, decoder, query, columns)
-    weight += sum(len(each[4] or "") + len(each[5] or "") for each in columns)
+    weight += sum(len(text) for each in columns for text in each[4:6] if isinstance(text, str))
     return Page(tuples, behind, _next_size(size, len(columns), weight))
 
 

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from sqlite3 import Connection, DatabaseError
 
 from . import sql
+from .damage import in_any_text, is_key
 from .jsontext import parameter
 
 # Where a UUID of version 6 begins to count, in steps of 100 ns.
@@ -69,11 +70,13 @@ def older_than(conn: Connection, moment: datetime) -> list[Orphans]:
     return [each for each in _writes(conn, sql.ORPHAN_WRITES) if each.is_older_than(moment)]
 
 
+@in_any_text
 def threads_with_older(conn: Connection, moment: datetime) -> list[str]:
     """The threads that have some."""
-    return sorted({each.thread_id for each in older_than(conn, moment)})
+    return sorted({each.thread_id for each in older_than(conn, moment) if is_key(each.thread_id)})
 
 
+@in_any_text
 def expire(conn: Connection, thread_id: str, moment: datetime) -> None:
     """Delete a thread's pending writes without a checkpoint that are from before `moment`.
 
@@ -81,7 +84,7 @@ def expire(conn: Connection, thread_id: str, moment: datetime) -> None:
     no checkpoint, and keeps no pending write, the values go too.
     """
     found = list(_writes(conn, sql.ORPHAN_WRITES_OF_THREAD, thread_id))
-    old = [each for each in found if each.is_older_than(moment)]
+    old = [each for each in found if each.is_older_than(moment) and is_key(each.checkpoint_ns)]
     for each in old:
         place = (thread_id, each.checkpoint_ns, parameter([each.checkpoint_id]))
         conn.execute(sql.DELETE_WRITES_OF_CHECKPOINTS, place)

@@ -103,10 +103,12 @@ def threads(conn: Connection) -> list[ThreadInfo]:
             namespaces=[ns for ns, _, _ in heads if is_key(ns)],
             checkpoints=sum(count for _, count, _ in heads),
             last_ts=_last_ts(conn, thread_id, [(ns, head) for ns, _, head in heads]),
-            bytes=sizes[thread_id][0],
-            logical_bytes=sizes[thread_id][1],
+            bytes=stored,
+            logical_bytes=logical,
         )
         for thread_id, heads in found.items()
+        # The index of a damaged file may have other threads than its tables.
+        for stored, logical in [sizes.get(thread_id, (0, 0))]
     ]
 
 

@@ -146,11 +146,12 @@ def _free_writes(
             continue
         if not needed:
             continue
+        write = None
         try:
             write = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
             value = contents.written(*write)
         except (SerializationError, UnicodeEncodeError):
-            if _lacks_key(encoder, write[1]):
+            if write and _lacks_key(encoder, write[1]):
                 raise
             for each in needed:
                 _spare(doomed, each, bases.get(each[0], {}))

@@ -23,6 +23,7 @@ def refuse_foreign(conn: sqlite3.Connection) -> None:
         if _columns(conn, "checkpoint_migrations") == {"v"} and (
             ours <= taken or not conn.execute("SELECT 1 FROM checkpoint_migrations").fetchone()
         ):
+            _refuse_other_columns(conn)
             return
         ours = {"checkpoint_migrations"}
     elif "writes" in taken and _columns(conn, "writes") >= _OFFICIAL_WRITES:
@@ -38,8 +39,6 @@ def refuse_foreign(conn: sqlite3.Connection) -> None:
         )
 
 
-_OURS = ("checkpoint_migrations", "checkpoints", "checkpoint_blobs", "checkpoint_writes")
-
 # A view or a virtual table has no pages of its own.
 _IMITATIONS = """
 SELECT name FROM sqlite_master
@@ -47,27 +46,40 @@ WHERE type IN ('table', 'view') AND coalesce(rootpage, 0) = 0 AND lower(name) IN
     ('checkpoint_migrations', 'checkpoints', 'checkpoint_blobs', 'checkpoint_writes')
 """
 
-# Columns that are computed. Others may have added some, under names of their own.
-_COMPUTED = """
-SELECT 1 FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) AND lower(name) IN (
-    'v', 'thread_id', 'checkpoint_ns', 'checkpoint_id', 'parent_checkpoint_id', 'type',
-    'checkpoint', 'metadata', 'run_id', 'blob_versions', 'channel', 'version', 'blob', 'base',
-    'size', 'token', 'number', 'task_id', 'task_path', 'idx'
-)
-"""
+# What these tables have had since there are any; later columns come behind. A column that the file
+# computes is not among those that a table is said to have.
+_FIRST_VERSION = 10
+_VALUE = {"type", "blob", "base", "size"}
+_COLUMNS = {
+    "checkpoints": {
+        "thread_id", "checkpoint_ns", "checkpoint_id", "parent_checkpoint_id", "type", "checkpoint",
+        "metadata", "run_id", "blob_versions",
+    },
+    "checkpoint_blobs": _VALUE
+    | {"thread_id", "checkpoint_ns", "channel", "version", "token", "number"},
+    "checkpoint_writes": _VALUE
+    | {"thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "task_path", "idx", "channel"},
+}  # fmt: skip
 
 
 def _refuse_imitations(conn: sqlite3.Connection) -> None:
-    """Raise for views and computed columns of our names: reading them runs what the file says, and
-    may have no end.
-    """
-    found = [name for (name,) in conn.execute(_IMITATIONS)]
-    found += [name for name in _OURS if conn.execute(_COMPUTED, (name,)).fetchone()]
-    if found:
+    """Raise for views of our names: reading them runs what the file says, and may have no end."""
+    if found := conn.execute(_IMITATIONS).fetchone():
         raise UnknownSchemaError(
-            f"the file has a view or a computed column in the place of the table {found[0]!r}: no "
-            "saver made it. Leave the file alone. Nothing in it was read or changed."
+            f"the file has a view in the place of the table {found[0]!r}: no saver made it. Leave "
+            "the file alone. Nothing in it was read or changed."
         )
+
+
+def _refuse_other_columns(conn: sqlite3.Connection) -> None:
+    """Raise for tables that lack columns, or compute them from others."""
+    (version,) = conn.execute("SELECT max(v) FROM checkpoint_migrations").fetchone()
+    for table, columns in _COLUMNS.items() if (version or 0) >= _FIRST_VERSION else ():
+        if missing := columns - _columns(conn, table):
+            raise UnknownSchemaError(
+                f"the table {table!r} has no column {min(missing)!r} of its own: the file is "
+                "damaged, or no saver made it. Restore a backup. Nothing in it was changed."
+            )
 
 
 def _columns(conn: sqlite3.Connection, table: str) -> set[str]:

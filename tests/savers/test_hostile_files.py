@@ -7,7 +7,8 @@ import sqlite3
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -284,24 +285,30 @@ IMITATIONS = {
         CREATE VIRTUAL TABLE {0} USING fts5(v)
     """,
     "computed column": """
-        DROP TABLE {0};
-        CREATE TABLE {0} (v INTEGER, "Blob" AS (zeroblob(1000000000)))
+        ALTER TABLE {0} RENAME COLUMN {1} TO other;
+        ALTER TABLE {0} ADD COLUMN {1} AS (zeroblob(1000000000))
     """,
 }
 
 
 @pytest.mark.parametrize("kind", list(IMITATIONS))
 @pytest.mark.parametrize(
-    "table", ["checkpoint_migrations", "checkpoints", "checkpoint_blobs", "checkpoint_writes"]
+    ("table", "column"),
+    [
+        ("checkpoint_migrations", "v"),
+        ("checkpoints", "checkpoint"),
+        ("checkpoint_blobs", "blob"),
+        ("checkpoint_writes", "blob"),
+    ],
 )
 def test_what_only_looks_like_our_tables_is_not_read(
-    open_: Callable[..., Any], database_path: Path, kind: str, table: str
+    open_: Callable[..., Any], database_path: Path, kind: str, table: str, column: str
 ) -> None:
     """A view may have no end, and a column that is computed any size."""
     one_checkpoint(open_)
     with closing(sqlite3.connect(database_path)) as conn:
-        conn.executescript(IMITATIONS[kind].format(table))
-    with closing(open_()) as saver, pytest.raises(UnknownSchemaError, match=table):
+        conn.executescript(IMITATIONS[kind].format(table, column))
+    with closing(open_()) as saver, pytest.raises(UnknownSchemaError, match="checkpoint"):
         get(saver, 1)
 
 
@@ -317,3 +324,42 @@ def test_columns_and_views_of_others_are_left_alone(
         conn.execute("CREATE VIEW heads AS SELECT max(checkpoint_id) FROM checkpoints")
     with closing(open_()) as saver:
         assert values(saver, 1) == {"m": ["x"]}
+
+
+NOT_TEXT = "CAST(x'61ff' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        f"UPDATE checkpoint_blobs SET type = {NOT_TEXT}",
+        f"UPDATE checkpoint_writes SET checkpoint_id = {NOT_TEXT} WHERE rowid = 1",
+        f"UPDATE checkpoint_writes SET thread_id = {NOT_TEXT} WHERE rowid = 1",
+        f"UPDATE checkpoint_writes SET checkpoint_ns = {NOT_TEXT}, "
+        "checkpoint_id = '1e000000-0000-6000-8000-000000000000' WHERE rowid = 1",
+        "UPDATE checkpoints SET metadata = 17, checkpoint = '{}'",
+    ],
+)
+def test_text_that_is_none_keeps_nothing_from_its_work(
+    open_: Callable[..., Any], database_path: Path, damage: str
+) -> None:
+    """The row is damaged; copying, expiring, pruning and listing go on."""
+    one_checkpoint(open_)
+    with closing(open_()) as saver:
+        text = "x" * 5_000
+        for number in (2, 3, 4):
+            text += f"{number}" * 10
+            save(saver, number, {"m": text}, versions={"m": f"v{number}"}, parent=number - 1)
+            saver.put_writes(place(number), [("w", text)], "task")
+        save(saver, 1, {"a": 1}, thread="other")
+    with closing(sqlite3.connect(database_path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA ignore_check_constraints = ON")
+        conn.execute(damage)
+    with closing(open_()) as saver:
+        saver.copy_thread("t", "other")
+        saver.copy_thread("t", "new")
+        saver.expire(datetime(2020, 1, 1, tzinfo=timezone.utc))
+        saver.prune(["t"], keep_last=1)
+        with suppress(SerializationError):
+            saver.list(None)
+        assert saver.threads()
