@@ -166,7 +166,7 @@ class _Rewriting:
             return ()
 
     def _rewrite(self, row: Stored, encoded: Encoded) -> Stored:
-        token = encoded.token if row.token is None else row.token
+        token = row.token if type(row.token) is int else encoded.token
         anew = Stored(row.channel, row.version, *encoded[:4], token, encoded.number)
         self._conn.execute(sql.REBASE_BLOB, (*anew[2:], *self._place, *anew[:2]))
         self._contents.replace(anew)

@@ -106,7 +106,8 @@ def _free_blobs(
                 continue
             chain = _chain_before(contents, row, before, doomed)
             encoded, _ = encoder.history.encode(encoder.serde, value, chain)
-            anew = Stored(channel, version, *encoded[:4], row.token, encoded.number)
+            token = row.token if type(row.token) is int else encoded.token  # nothing rests on it
+            anew = Stored(channel, version, *encoded[:4], token, encoded.number)
             conn.execute(sql.REBASE_BLOB, (*anew[2:], *place, *anew[:2]))
             contents.replace(anew)
         before = version

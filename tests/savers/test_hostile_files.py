@@ -333,6 +333,7 @@ NOT_TEXT = "CAST(x'61ff' AS TEXT)"
     "damage",
     [
         f"UPDATE checkpoint_blobs SET type = {NOT_TEXT}",
+        f"UPDATE checkpoint_blobs SET token = {NOT_TEXT} WHERE version = 'v4'",
         f"UPDATE checkpoint_writes SET checkpoint_id = {NOT_TEXT} WHERE rowid = 1",
         f"UPDATE checkpoint_writes SET thread_id = {NOT_TEXT} WHERE rowid = 1",
         f"UPDATE checkpoint_writes SET checkpoint_ns = {NOT_TEXT}, "
@@ -360,6 +361,7 @@ def test_text_that_is_none_keeps_nothing_from_its_work(
         saver.copy_thread("t", "new")
         saver.expire(datetime(2020, 1, 1, tzinfo=timezone.utc))
         saver.prune(["t"], keep_last=1)
+        saver.compact()
         with suppress(SerializationError):
             saver.list(None)
         assert saver.threads()
