@@ -29,6 +29,14 @@ class SerializationError(StorageError, TypeError):
         made.__dict__.update(error.__dict__)  # what a class of the caller's own carries
         return made
 
+    def __str__(self) -> str:
+        """What is wrong, in text that every log takes, whatever a damaged row holds."""
+        return _printable(Exception.__str__(self))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
 
 # Classes that mean something to whoever runs our code: a generator, a queue, the database layer.
 _NOT_LIKE = (StopIteration, StopAsyncIteration, sqlite3.Error, StorageError)
@@ -96,7 +104,7 @@ class DamagedError(SerializationError):
     def __str__(self) -> str:
         """The place, what is wrong there, and the remedy."""
         what = "the row" if self.channel is None else "the stored value"
-        return (
+        return _printable(
             f"{_named(self)}: {what} is damaged: {self.reason}. Restore the file from a backup, or "
             "delete the thread; check() lists all such places."
         )

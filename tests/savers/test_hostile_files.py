@@ -342,7 +342,10 @@ NOT_TEXT = "CAST(x'61ff' AS TEXT)"
     ],
 )
 def test_text_that_is_none_keeps_nothing_from_its_work(
-    open_: Callable[..., Any], database_path: Path, damage: str
+    open_: Callable[..., Any],
+    database_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
 ) -> None:
     """The row is damaged; copying, expiring, pruning and listing go on."""
     one_checkpoint(open_)
@@ -365,3 +368,4 @@ def test_text_that_is_none_keeps_nothing_from_its_work(
         with suppress(SerializationError):
             saver.list(None)
         assert saver.threads()
+    caplog.text.encode()  # in a log, and on a terminal
