@@ -76,42 +76,49 @@ def is_key(value: Any) -> bool:
     return type(value) is str and is_text(value)
 
 
+def are_keys(*values: Any) -> bool:
+    """Whether several columns do; one look at all of them, for what reads row after row."""
+    try:
+        text = "".join(values)
+    except TypeError:  # not all are text
+        return False
+    return (text.isascii() and "\0" not in text) or is_text(text)
+
+
 # A checkpoint without its values, and the version keys its row notes.
 Document = tuple[dict[str, Any], dict[str, str]]
 
 
 def load_document(place: tuple[Any, ...], text: Any, noted: Any) -> Document:
-    """The columns `checkpoint` and `blob_versions` of the row at a place (thread, namespace, id).
-
-    Raises DamagedError.
-    """
-    thread_id, ns, checkpoint_id = place
+    """The same as try_document of a row at a place (thread, namespace, id); raises DamagedError."""
     if document := try_document(text, noted):
         return document
-    reason = _why(text, noted)
-    raise DamagedError(thread_id, ns, None, None, reason, checkpoint_id)
+    raise damaged_document(place, text, noted)
+
+
+def damaged_document(place: tuple[Any, ...], text: Any, noted: Any) -> DamagedError:
+    """The error for a row of which try_document makes nothing."""
+    thread_id, ns, checkpoint_id = place
+    return DamagedError(thread_id, ns, None, None, _why(text, noted), checkpoint_id)
 
 
 def try_document(text: Any, noted: Any) -> Document | None:
-    """The same, or None."""
+    """What a row's columns `checkpoint` and `blob_versions` hold; None if they are damaged."""
     try:
         document = jsontext.load_checkpoint(text)
         notes = orjson.loads(noted) if noted else {}
     except ValueError:
         return None
-    return (document, notes) if _is_sound(text, document, notes) else None
-
-
-def _is_sound(text: Any, document: Any, notes: Any) -> bool:
-    return (
+    sound = (
         type(text) is str
         and type(document) is dict
         and type(document.get("channel_versions")) is dict
         and type(document.setdefault("channel_values", {})) is dict
         and isinstance(document.get("v", 1), (int, float))
         and type(notes) is dict
-        and all(type(key) is str for key in notes.values())
+        and (not notes or all(type(key) is str for key in notes.values()))
     )
+    return (document, notes) if sound else None
 
 
 def _why(text: Any, noted: Any) -> str:
@@ -130,7 +137,7 @@ def load_metadata(place: tuple[Any, ...], text: Any) -> dict[str, Any]:
     """The column `metadata` of the row at a place; raises DamagedError."""
     try:
         if type(text) is str and type(metadata := jsontext.load_metadata(text)) is dict:
-            return cast(dict[str, Any], metadata)
+            return cast("dict[str, Any]", metadata)
         reason = "its column metadata holds other things than a JSON object"
     except (ValueError, RecursionError) as error:
         reason = f"its column metadata is not JSON: {error}"

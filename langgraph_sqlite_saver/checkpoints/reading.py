@@ -19,7 +19,7 @@ from langgraph.checkpoint.serde.types import TASKS
 from . import sql
 from .config import Address
 from .contents import Contents, Stored, is_plain
-from .damage import again_in_any_text, is_key, load_document, load_metadata
+from .damage import again_in_any_text, are_keys, damaged_document, load_metadata, try_document
 from .errors import DamagedError, SerializationError, placed
 from .history import History, Place
 from .jsontext import parameter
@@ -54,12 +54,13 @@ class Row(NamedTuple):
     def of(cls, columns: Sequence[Any]) -> Row:
         """From the columns as SQLite gives them; raises DamagedError for what they cannot be."""
         thread_id, ns, checkpoint_id, parent_id, checkpoint, metadata, noted = columns
-        place = (thread_id, ns, checkpoint_id)
-        document, notes = load_document(place, checkpoint, noted)
-        if not all(map(is_key, place)) or not (parent_id is None or is_key(parent_id)):
+        loaded = try_document(checkpoint, noted)
+        if loaded is None:
+            raise damaged_document((thread_id, ns, checkpoint_id), checkpoint, noted)
+        if not are_keys(thread_id, ns, checkpoint_id, parent_id or ""):
             reason = "a column of its key, or its parent's id, is not text"
             raise DamagedError(thread_id, ns, None, None, reason, checkpoint_id)
-        return cls(thread_id, ns, checkpoint_id, parent_id, document, metadata, notes)
+        return cls(thread_id, ns, checkpoint_id, parent_id, loaded[0], metadata, loaded[1])
 
     def blob_keys(self) -> dict[str, str]:
         """Where the values that do not lie inline are, by channel."""
@@ -108,7 +109,7 @@ def _decoded(conn: Connection, decoder: Decoder, row: Row, *, newest: bool) -> C
     serde = inner(decoder.serde)
     writes: list[PendingWrite] = []
     for task_id, channel, kind, data, *others in conn.execute(sql.SELECT_WRITES, row[:3]):
-        if not (is_key(task_id) and is_key(channel)):
+        if not are_keys(task_id, channel):
             raise contents.at(row).damaged_write(channel)
         if not is_plain(kind, data, others[-1]):
             kind, data = contents.at(row).written(channel, kind, data, *others)
@@ -294,9 +295,10 @@ def _load_writes(
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
     found = conn.execute(sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)).fetchall()
+    if not are_keys(*[name for columns in found for name in columns[1:3]]):
+        number, channel = next((n, c) for n, t, c, *_ in found if not are_keys(t, c))
+        raise places.at(rows[int(number)]).damaged_write(channel)
     for number, task_id, channel, kind, data, *others in found:
-        if not (is_key(task_id) and is_key(channel)):
-            raise places.at(rows[int(number)]).damaged_write(channel)
         if not is_plain(kind, data, others[-1]):
             contents = places.at(rows[int(number)])
             kind, data = contents.written(channel, kind, data, *others)
