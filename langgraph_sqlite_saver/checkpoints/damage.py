@@ -6,7 +6,7 @@ from a row is looked at here, and what it cannot be is a DamagedError that names
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from sqlite3 import Connection
@@ -76,7 +76,7 @@ def is_key(value: Any) -> bool:
     return type(value) is str and is_text(value)
 
 
-def are_keys(*values: Any) -> bool:
+def are_keys(values: Iterable[Any]) -> bool:
     """Whether several columns do; one look at all of them, for what reads row after row."""
     try:
         text = "".join(values)

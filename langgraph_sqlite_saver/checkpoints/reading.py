@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 from sqlite3 import Connection
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -24,6 +26,9 @@ from .errors import DamagedError, SerializationError, placed
 from .history import History, Place
 from .jsontext import parameter
 from .values import EXTRAS, blob_keys, inner, loads
+
+# A pending write's task and channel, in rows of SELECT_WRITES and SELECT_WRITES_OF_PAGE.
+_NAMES, _NAMES_OF_PAGE = itemgetter(0, 1), itemgetter(1, 2)
 
 # The format from which on a checkpoint holds its pending sends itself.
 SENDS_INSIDE = 4
@@ -57,7 +62,7 @@ class Row(NamedTuple):
         loaded = try_document(checkpoint, noted)
         if loaded is None:
             raise damaged_document((thread_id, ns, checkpoint_id), checkpoint, noted)
-        if not are_keys(thread_id, ns, checkpoint_id, parent_id or ""):
+        if not are_keys((thread_id, ns, checkpoint_id, parent_id or "")):
             reason = "a column of its key, or its parent's id, is not text"
             raise DamagedError(thread_id, ns, None, None, reason, checkpoint_id)
         return cls(thread_id, ns, checkpoint_id, parent_id, loaded[0], metadata, loaded[1])
@@ -108,9 +113,10 @@ def _decoded(conn: Connection, decoder: Decoder, row: Row, *, newest: bool) -> C
     _load_values(conn, decoder, row, contents, newest=newest)
     serde = inner(decoder.serde)
     writes: list[PendingWrite] = []
-    for task_id, channel, kind, data, *others in conn.execute(sql.SELECT_WRITES, row[:3]):
-        if not are_keys(task_id, channel):
-            raise contents.at(row).damaged_write(channel)
+    found = conn.execute(sql.SELECT_WRITES, row[:3]).fetchall()
+    if not are_keys(chain.from_iterable(map(_NAMES, found))):
+        raise contents.at(row).damaged_write(next(c for t, c, *_ in found if not are_keys((t, c))))
+    for task_id, channel, kind, data, *others in found:
         if not is_plain(kind, data, others[-1]):
             kind, data = contents.at(row).written(channel, kind, data, *others)
         writes.append((task_id, channel, loads(serde, channel, kind, data)))
@@ -295,8 +301,8 @@ def _load_writes(
     size = 0
     writes: list[list[PendingWrite]] = [[] for _ in rows]
     found = conn.execute(sql.SELECT_WRITES_OF_PAGE, (parameter(wanted),)).fetchall()
-    if not are_keys(*[name for columns in found for name in columns[1:3]]):
-        number, channel = next((n, c) for n, t, c, *_ in found if not are_keys(t, c))
+    if not are_keys(chain.from_iterable(map(_NAMES_OF_PAGE, found))):
+        number, channel = next((n, c) for n, t, c, *_ in found if not are_keys((t, c)))
         raise places.at(rows[int(number)]).damaged_write(channel)
     for number, task_id, channel, kind, data, *others in found:
         if not is_plain(kind, data, others[-1]):
