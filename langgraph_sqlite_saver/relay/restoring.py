@@ -74,7 +74,10 @@ def _claim(conn: sqlite3.Connection, source: str, owner: str) -> _Turn | None:
         if int(until) > keys.now_ms() and other != owner:
             return None
         if then == source and loss:
-            turn = _Turn(source, owner, loss, bytes.fromhex(after), resumed=True)
+            if loss == "emptied":  # and nothing was added to a counter since
+                turn = _Turn(source, owner, "total")
+            else:
+                turn = _Turn(source, owner, loss, bytes.fromhex(after), resumed=True)
     keys.set_state(conn, "restoring", turn.note)
     return turn
 
@@ -85,6 +88,17 @@ def _hold(conn: sqlite3.Connection, turn: _Turn) -> bool:
         return False
     keys.set_state(conn, "restoring", turn.note)
     return True
+
+
+def _leave(conn: sqlite3.Connection, turn: _Turn, source: str) -> None:
+    """Leave the turn to whoever restores a Redis that was emptied meanwhile.
+
+    A page may have been written after that: what Redis has of it says nothing of the loss.
+    """
+    is_same_server = source.split("/")[0] == turn.source.split("/")[0]
+    if turn.after and is_same_server and _is_mine(conn, turn.owner):
+        loss = "emptied" if turn.loss in ("none", "missing") else "total"
+        keys.set_state(conn, "restoring", _Turn(source, turn.owner, loss).note)
 
 
 def _end(conn: sqlite3.Connection, owner: str, *, done: bool) -> None:
@@ -185,7 +199,9 @@ class Restorer:
 
     def _keep(self, turn: _Turn) -> None:
         self._check_stopping()
-        if self._source() != turn.source:
+        source = self._source()
+        if source != turn.source:
+            self._database.write(_leave, turn, source)
             raise _to_be_done_again("Redis was restarted or emptied again")
         if not self._database.write(_hold, turn):
             raise _to_be_done_again("another process took the restore over")
@@ -203,6 +219,7 @@ class Restorer:
             done += len(page)
             if progress is not None:
                 progress(done, total)
+        self._keep(turn)
         self.bury()
         ask(self._clients.raw, Ask([("DEL", mark) for mark in layout.EMPTY_MARKS]))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_sqlite_saver.relay import RelayStore
+from langgraph_sqlite_saver.relay import RedisUnavailableError, RelayStore
 from langgraph_sqlite_saver.relay.restoring import Restorer
 
 from .sample import SAMPLE, differences, dump, load
@@ -86,6 +86,29 @@ def test_redis_that_is_emptied_during_the_restore_does_not_keep_a_store_from_ope
     assert store.get_api_key(ID) is not None
     until(lambda: client.dbsize() == len(before), "the restore")
     assert differences(before, dump(client)) == []
+
+
+def test_page_that_reaches_a_redis_emptied_just_before_makes_no_loss_look_smaller(
+    imported: Face, loaded: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counters that a relay began anew meanwhile get their old counts added."""
+    client = loaded.client()
+    counted = int(client.hget(f"usage:{ID}", "totalRequests"))
+    imported.shut()
+    write = Restorer._write
+
+    def late(*args: Any) -> None:
+        monkeypatch.undo()
+        client.flushall()
+        client.hincrby(f"usage:{ID}", "totalRequests", 3)
+        write(*args)
+
+    with RelayStore(imported.path, loaded.url, heal=False) as store:
+        monkeypatch.setattr(Restorer, "_write", late)
+        with pytest.raises(RedisUnavailableError, match="restore again"):
+            store.restore()
+        store.restore()
+    assert int(client.hget(f"usage:{ID}", "totalRequests")) == counted + 3
 
 
 @pytest.fixture
