@@ -187,7 +187,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
             self, config, checkpoint, metadata, new_versions, at_once=_IN_THE_LOOP
         )
         if not request.encoded:
-            await self.database.read(writing.find_bases, request)
+            await self.database.read_first(writing.find_bases, request)
         head = await self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
         self.history.remember(request.place, request.learnt)
@@ -205,7 +205,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
             self, config, writes, task_id, task_path, at_once=_IN_THE_LOOP
         )
         if not request.encoded:
-            await self.database.read(pending.encode, request)
+            await self.database.read_first(pending.encode, request)
         await self.database.write(pending.put_writes, request)
 
     async def aget_delta_channel_history(
@@ -254,13 +254,13 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     async def aexpire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Async `SqliteSaver.expire`."""
         moment = overview.cutoff(older_than)
-        candidates = await self.database.read(overview.threads_older_than, moment)
+        candidates = await self.database.read_long(overview.threads_older_than, moment)
         gone = [
             thread_id
             for thread_id in candidates
             if await self._delete(thread_id, retention.expire_thread, thread_id, moment)
         ]
-        for thread_id in await self.database.read(orphans.threads_with_older, moment):
+        for thread_id in await self.database.read_long(orphans.threads_with_older, moment):
             await self._delete(thread_id, orphans.expire, thread_id, moment)
         return gone
 
@@ -274,11 +274,11 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def athreads(self) -> Sequence[ThreadInfo]:
         """Async `SqliteSaver.threads`."""
-        return await self.database.read(overview.threads)
+        return await self.database.read_long(overview.threads)
 
     async def astats(self) -> Stats:
         """Async `SqliteSaver.stats`."""
-        counted = await self.database.read(overview.count)
+        counted = await self.database.read_long(overview.count)
         figures = await self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)
 
@@ -287,9 +287,9 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     ) -> Findings:
         """Async `SqliteSaver.check`; `progress` is called in the loop."""
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        checker = await self.database.read(checking.begin, self, ids)
+        checker = await self.database.read_long(checking.begin, self, ids)
         while not checker.walk.done:
-            checker.take(await self.database.read(checker.step), progress)
+            checker.take(await self.database.read_long(checker.step), progress)
         return checker.damages
 
     async def acompact(
@@ -297,7 +297,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     ) -> Compaction:
         """Async `SqliteSaver.compact`; `progress` is called in the loop."""
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        compactor = compacting.Compactor(self, await self.database.read(walking.plan, ids))
+        compactor = compacting.Compactor(self, await self.database.read_long(walking.plan, ids))
         while not compactor.walk.done:
             compactor.take(await self.database.write(compactor.step), progress)
         if self.database.borrowed is None:
@@ -312,7 +312,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Async `SqliteSaver.backup`; `progress` is called in a thread."""
-        await self.database.read(upkeep.backup, path, progress)
+        await self.database.read_long(upkeep.backup, path, progress)
         return Path(path)
 
     # What LangGraph asks beside.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +56,16 @@ T = TypeVar("T")
 
 # How many checkpoints `alist` brings with one hop to a thread.
 _CHUNK = 16
+
+
+async def _on_a_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """As `asyncio.to_thread`; on this thread once the main thread has ended and none is started."""
+    call = partial(contextvars.copy_context().run, function, *args, **kwargs)
+    try:
+        running = asyncio.get_running_loop().run_in_executor(None, call)
+    except RuntimeError:
+        return call()
+    return await running
 
 
 def _next(
@@ -237,7 +249,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         """
         request, saved = writing.prepare_put(self, config, checkpoint, metadata, new_versions)
         if not request.encoded:
-            self.database.read(writing.find_bases, request)
+            self.database.read_first(writing.find_bases, request)
         head = self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
         self.history.remember(request.place, request.learnt)
@@ -328,13 +340,13 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             older_than: An age, or a moment (a naive one is local time).
         """
         moment = overview.cutoff(older_than)
-        candidates = self.database.read(overview.threads_older_than, moment)
+        candidates = self.database.read_long(overview.threads_older_than, moment)
         gone = [
             thread_id
             for thread_id in candidates
             if self._delete(thread_id, retention.expire_thread, thread_id, moment)
         ]
-        for thread_id in self.database.read(orphans.threads_with_older, moment):
+        for thread_id in self.database.read_long(orphans.threads_with_older, moment):
             self._delete(thread_id, orphans.expire, thread_id, moment)
         return gone
 
@@ -348,11 +360,11 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     def threads(self) -> Sequence[ThreadInfo]:
         """Every thread: id, namespaces, number of checkpoints, last time, bytes."""
-        return self.database.read(overview.threads)
+        return self.database.read_long(overview.threads)
 
     def stats(self) -> Stats:
         """What the file holds, in figures. Reads the whole file."""
-        counted = self.database.read(overview.count)
+        counted = self.database.read_long(overview.count)
         figures = self.database.read(upkeep.file_figures, self.database.path)
         return Stats.of(self.database.path, figures, counted)
 
@@ -373,9 +385,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             are not there, which is no damage.
         """
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        checker = self.database.read(checking.begin, self, ids)
+        checker = self.database.read_long(checking.begin, self, ids)
         while not checker.walk.done:
-            checker.take(self.database.read(checker.step), progress)
+            checker.take(self.database.read_long(checker.step), progress)
         return checker.damages
 
     def compact(
@@ -393,7 +405,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             progress: Called as `progress(values_done, values_total)`; may raise to stop.
         """
         ids = None if thread_ids is None else thread_keys(thread_ids)
-        compactor = compacting.Compactor(self, self.database.read(walking.plan, ids))
+        compactor = compacting.Compactor(self, self.database.read_long(walking.plan, ids))
         while not compactor.walk.done:
             compactor.take(self.database.write(compactor.step), progress)
         if self.database.borrowed is None:
@@ -421,7 +433,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         Returns:
             The backup's path.
         """
-        self.database.read(upkeep.backup, path, progress)
+        self.database.read_long(upkeep.backup, path, progress)
         return Path(path)
 
     # What LangGraph asks beside.
@@ -434,7 +446,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `get_tuple`."""
-        return await asyncio.to_thread(self.get_tuple, config)
+        return await _on_a_thread(self.get_tuple, config)
 
     async def alist(
         self,
@@ -448,7 +460,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         tuples = self.list(config, filter=filter, before=before, limit=limit)
         error: StorageError | None = None
         while error is None:
-            chunk, error = await asyncio.to_thread(_next, tuples)
+            chunk, error = await _on_a_thread(_next, tuples)
             for each in chunk:
                 yield each
             if not chunk:
@@ -464,7 +476,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Async `put`."""
-        return await asyncio.to_thread(self.put, config, checkpoint, metadata, new_versions)
+        return await _on_a_thread(self.put, config, checkpoint, metadata, new_versions)
 
     async def aput_writes(
         self,
@@ -474,27 +486,27 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Async `put_writes`."""
-        await asyncio.to_thread(self.put_writes, config, writes, task_id, task_path)
+        await _on_a_thread(self.put_writes, config, writes, task_id, task_path)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async `get_delta_channel_history`."""
-        return await asyncio.to_thread(
+        return await _on_a_thread(
             self.get_delta_channel_history, config=config, channels=channels
         )
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async `delete_thread`."""
-        await asyncio.to_thread(self.delete_thread, thread_id)
+        await _on_a_thread(self.delete_thread, thread_id)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async `delete_for_runs`."""
-        await asyncio.to_thread(self.delete_for_runs, run_ids)
+        await _on_a_thread(self.delete_for_runs, run_ids)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Async `copy_thread`."""
-        await asyncio.to_thread(self.copy_thread, source_thread_id, target_thread_id)
+        await _on_a_thread(self.copy_thread, source_thread_id, target_thread_id)
 
     async def aprune(
         self,
@@ -504,36 +516,36 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         keep_last: int | None = None,
     ) -> None:
         """Async `prune`."""
-        await asyncio.to_thread(self.prune, thread_ids, strategy=strategy, keep_last=keep_last)
+        await _on_a_thread(self.prune, thread_ids, strategy=strategy, keep_last=keep_last)
 
     async def aexpire(self, older_than: timedelta | datetime) -> Sequence[str]:
         """Async `expire`."""
-        return await asyncio.to_thread(self.expire, older_than)
+        return await _on_a_thread(self.expire, older_than)
 
     async def athreads(self) -> Sequence[ThreadInfo]:
         """Async `threads`."""
-        return await asyncio.to_thread(self.threads)
+        return await _on_a_thread(self.threads)
 
     async def astats(self) -> Stats:
         """Async `stats`."""
-        return await asyncio.to_thread(self.stats)
+        return await _on_a_thread(self.stats)
 
     async def acheck(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
     ) -> Findings:
         """Async `check`."""
-        return await asyncio.to_thread(self.check, thread_ids, progress=progress)
+        return await _on_a_thread(self.check, thread_ids, progress=progress)
 
     async def acompact(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None
     ) -> Compaction:
         """Async `compact`."""
-        return await asyncio.to_thread(self.compact, thread_ids, progress=progress)
+        return await _on_a_thread(self.compact, thread_ids, progress=progress)
 
     async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
         """Async `optimize`."""
-        await asyncio.to_thread(self.optimize, vacuum=vacuum)
+        await _on_a_thread(self.optimize, vacuum=vacuum)
 
     async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Async `backup`."""
-        return await asyncio.to_thread(self.backup, path, progress=progress)
+        return await _on_a_thread(self.backup, path, progress=progress)

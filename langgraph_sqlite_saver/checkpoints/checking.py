@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ..database.interruptions import is_from_outside
 from ..database.upkeep import Progress
 from . import sql
 from .config import Address
@@ -108,9 +109,11 @@ class Checker:
                 self._read_blob(contents, key)
             else:
                 self._read_write(conn, contents, key)
-        except (sqlite3.OperationalError, MemoryError):  # says nothing of the value
+        except sqlite3.OperationalError:  # says nothing of the value
             raise
         except Exception as error:
+            if is_from_outside(error):
+                raise
             reason = error.reason if isinstance(error, DamagedError) else str(error)
             yield _damage(conn, reason, contents.place, key)
 

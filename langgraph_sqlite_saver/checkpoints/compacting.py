@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import NamedTuple
 
+from ..database.interruptions import is_from_outside
 from ..database.upkeep import Progress
 from . import sql
 from .contents import Contents, Stored
@@ -89,9 +90,11 @@ class Compactor:
                     rewriting.blob(last)
                 else:
                     rewriting.write(last)
-            except (sqlite3.Error, MemoryError):  # says nothing of the value
+            except sqlite3.Error:  # says nothing of the value
                 raise
-            except Exception:  # it stays as it is: see check()
+            except Exception as error:  # it stays as it is: see check()
+                if is_from_outside(error):
+                    raise
                 rewriting.unreadable += 1
         return Changed(Step(last, rows), *rewriting.figures())
 

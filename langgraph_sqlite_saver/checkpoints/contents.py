@@ -13,6 +13,7 @@ import orjson
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ..database import StorageError
+from ..database.interruptions import is_from_outside
 from . import sql
 from .damage import is_key
 from .differences import PREFACE, Difference, parse
@@ -137,11 +138,13 @@ class Contents:
         """Columns may hold anything: what that leads to is damage, at this row."""
         try:
             yield
-        except (StorageError, sqlite3.Error, MemoryError):  # says what it is, or nothing of the row
+        except (StorageError, sqlite3.Error):  # says what it is, or nothing of the row
             raise
         except FrameError as error:
             raise self.damaged(row, str(error)) from error
         except Exception as error:
+            if is_from_outside(error):
+                raise
             raise self.damaged(row, f"{type(error).__name__}: {error}") from error
 
     def chain(self, row: Stored) -> tuple[Blob, Chain]:

@@ -22,6 +22,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
+from ..database.interruptions import is_from_outside
 from . import jsontext
 from .errors import SerializationError
 from .frames import MOST_BYTES
@@ -96,6 +97,8 @@ def _dumps(plain: SerializerProtocol, value: Any, channel: str) -> Blob:
     try:
         kind, data = plain.dumps_typed(value)
     except Exception as error:
+        if is_from_outside(error):
+            raise
         if type(value) is int and inlines(plain):  # msgpack ends at 64 bits
             return "json", str(value).encode()
         raise SerializationError.of(
@@ -115,6 +118,8 @@ def loads(plain: SerializerProtocol, channel: str, kind: str, data: bytes) -> An
     try:
         return plain.loads_typed((kind, data))
     except Exception as error:
+        if is_from_outside(error):
+            raise
         raise _unreadable(channel, kind, error) from error
 
 
@@ -128,6 +133,8 @@ def seal(serde: SerializerProtocol, kind: str, data: bytes) -> Blob:
     try:
         cipher, text = serde.cipher.encrypt(data)
     except Exception as error:
+        if is_from_outside(error):
+            raise
         raise SerializationError.of(f"the cipher cannot encrypt a value: {error}", error) from error
     return f"{kind}+{cipher}", text
 
@@ -140,6 +147,8 @@ def unseal(serde: SerializerProtocol, channel: str, kind: str, data: bytes) -> B
     try:
         return plain, serde.cipher.decrypt(cipher, data)
     except Exception as error:
+        if is_from_outside(error):
+            raise
         raise _unreadable(channel, kind, error) from error
 
 

@@ -2,7 +2,8 @@
 
 An operation costs one hop to a thread and one call back into the loop, and operations that arrive
 while a hop is under way share both. The threads are standard-library executors: they survive a
-closed loop, serve several loops, let the interpreter exit, and finish what they have at exit. No
+closed loop, serve several loops, let the interpreter exit, and finish what they have at exit. After
+the main thread has ended they take nothing more: then operations run on their caller's thread. No
 loop and no asyncio primitive is kept.
 """
 
@@ -11,11 +12,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,18 +24,37 @@ from . import fork
 from .aiosqlite_ import AwaitableConnection
 from .core import Database, Op, Target
 from .errors import DatabaseClosedError
-from .jobs import MAINTAIN, READ, TURN, WRITE, AwaitedJob, Kind, Operation, answer, nothing
+from .jobs import (
+    MAINTAIN,
+    READ,
+    TURN,
+    WRITE,
+    AwaitedJob,
+    Kind,
+    Operation,
+    answer,
+    nothing,
+    with_options,
+)
 from .migrations import Schema
 from .pragmas import PragmaValue
+from .readers import FIRST, LONG, SHORT, ReadKind
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# A read that has waited this long for the hop under way gets a thread of its own, in seconds.
-_PATIENCE = 0.005
-# Answers are given together, but none is held back for longer than this, in seconds.
-_HOLD = 0.005
-_HOLD_MOST = 128
+# How many threads serve each kind of reads, beside as many for short ones as run at once.
+_THREADS: dict[ReadKind, int] = {FIRST: 1, LONG: 2}
+
+
+class _Line:
+    """Reads that wait, and how many threads there are for them."""
+
+    def __init__(self, kind: ReadKind, most: int) -> None:
+        self.kind = kind
+        self.most = most
+        self.jobs: deque[AwaitedJob] = deque()
+        self.threads = 0
 
 
 class AsyncDatabase:
@@ -70,7 +88,12 @@ class AsyncDatabase:
                 readers=readers,
                 lock_timeout=lock_timeout,
             )
-        self._most_readers = self._database.parallel_reads
+        database = self._database
+        self._read: dict[ReadKind, Callable[..., Any]] = {
+            SHORT: database.read,
+            FIRST: database.read_first,
+            LONG: database.read_long,
+        }
         # A file has readers beside the writer; a single connection has one queue for all.
         self._reads_apart = self._database.path is not None
         self._reset()
@@ -79,10 +102,8 @@ class AsyncDatabase:
     def _reset(self) -> None:
         self._mutex = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._reads: deque[AwaitedJob] = deque()
-        # The threads that serve reads: from before they are started until they leave.
-        self._readers: set[object] = set()
-        self._help_due: tuple[int, float] = (0, 0.0)
+        threads = {SHORT: self._database.parallel_reads, **_THREADS}
+        self._lines = {kind: _Line(kind, most) for kind, most in threads.items()}
         self._closing = False
         self._closed: Future[None] | None = None
         self._awaitable: AwaitableConnection | None = None
@@ -117,6 +138,14 @@ class AsyncDatabase:
         """As `Database.read`."""
         return cast(T, await self._run(READ, op, args, kwargs))
 
+    async def read_first(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Database.read_first`."""
+        return cast(T, await self._run(READ, op, args, kwargs, FIRST))
+
+    async def read_long(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Database.read_long`."""
+        return cast(T, await self._run(READ, op, args, kwargs, LONG))
+
     async def write(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.write`."""
         return cast(T, await self._run(WRITE, op, args, kwargs))
@@ -133,10 +162,12 @@ class AsyncDatabase:
         """Complete what is under way, close what was opened here, refuse later calls."""
         self._closing = True
         with self._mutex:
-            if self._closed is None:
-                self._closed = self._open_pool().submit(self._close)
+            is_first = self._closed is None
+            self._closed = closed = self._closed or Future()
+        if is_first:
+            self._in_a_thread(self._close, closed)
         # Shielded: a cancelled close is completed all the same.
-        await asyncio.shield(asyncio.wrap_future(self._closed))
+        await asyncio.shield(asyncio.wrap_future(closed))
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,19 +176,19 @@ class AsyncDatabase:
         await self.close()
 
     async def _run(
-        self, kind: Kind, op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        kind: Kind,
+        op: Op[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pool: ReadKind = SHORT,
     ) -> Any:
-        if kwargs:
-            plain, options = op, kwargs
-
-            def op(conn: sqlite3.Connection, *args: Any) -> Any:
-                return plain(conn, *args, **options)
-
+        op, args = with_options(op, args, kwargs)
         if self._closing:
             raise self._was_closed()
         if kind == READ and self._reads_apart:
             job = AwaitedJob(kind, op, args, _never)
-            self._queue_read(job)
+            self._queue_read(job, self._lines[pool])
             return await job.future
         if not self._database.is_prepared:
             await self._in_turn(TURN, self._database.prepare, ())
@@ -174,124 +205,73 @@ class AsyncDatabase:
         return DatabaseClosedError(f"{self._database.name} was closed: open it anew")
 
     def _start_leading(self) -> None:
-        self._pool().submit(self._database.lead)
+        self._in_a_thread(self._database.lead)
+
+    def _in_a_thread(self, function: Callable[..., object], *args: object) -> None:
+        """Run a function on a thread, or on this one where no other is to be had any more."""
+        try:
+            self._pool().submit(function, *args)
+        except RuntimeError:  # the interpreter is ending
+            function(*args)
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._mutex:
-            return self._open_pool()
+            if self._executor is None:
+                # A thread for the writer, one for close, the rest for readers.
+                most = sum(line.most for line in self._lines.values()) + 2
+                self._executor = ThreadPoolExecutor(most, thread_name_prefix="langgraph-sqlite")
+            return self._executor
 
-    def _open_pool(self) -> ThreadPoolExecutor:
-        if self._executor is None:
-            # A thread for the writer, one for close, the rest for readers.
-            self._executor = ThreadPoolExecutor(
-                self._most_readers + 2, thread_name_prefix="langgraph-sqlite"
-            )
-        return self._executor
-
-    def _queue_read(self, job: AwaitedJob) -> None:
+    def _queue_read(self, job: AwaitedJob, line: _Line) -> None:
         with self._mutex:
-            self._reads.append(job)
+            line.jobs.append(job)
             self._quiet.clear()
-            first = not self._readers
-        if first:
-            self._one_more_reader()
-        else:
-            self._call_for_help(job.loop)
-
-    def _one_more_reader(self) -> None:
-        """Start a thread for the reads that wait."""
-        reader = object()
-        with self._mutex:
-            self._readers.add(reader)
+            if line.threads == line.most:
+                return
+            line.threads += 1
         try:
-            self._pool().submit(self._serve_reads, reader)
-        except RuntimeError as error:  # closed meanwhile, or the interpreter is ending
-            self._refuse_reads(reader, error)
+            self._in_a_thread(self._serve, line)
         except BaseException:  # Ctrl-C; others may rely on this thread
-            with self._mutex:
-                self._readers.discard(reader)
-            self._one_more_reader()
+            self._in_a_thread(self._serve, line)
             raise
 
-    def _refuse_reads(self, reader: object, error: Exception) -> None:
+    def _serve(self, line: _Line) -> None:
+        while (job := self._next_read(line)) is not None:
+            self._perform(job, line.kind)
+            answer((job,))
+
+    def _next_read(self, line: _Line) -> AwaitedJob | None:
+        """The next read; None, and one thread fewer, without one."""
         with self._mutex:
-            self._readers.discard(reader)
-            refused = list(self._reads)
-            self._reads.clear()
-            self._quiet.set()
-        for job in refused:
-            job.settle(None, self._was_closed() if self._closing else error)
-        answer(refused)
-
-    def _call_for_help(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Look again in a moment whether reads wait behind a long one: once a loop and moment."""
-        now = time.monotonic()
-        with self._mutex:
-            if len(self._readers) >= self._most_readers:
-                return
-            caller, due = self._help_due
-            if caller == id(loop) and now < due:
-                return
-            self._help_due = (id(loop), now + 2 * _PATIENCE)
-        loop.call_later(_PATIENCE, self._help, loop)
-
-    def _help(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One more thread for the reads, if they still wait behind a long one."""
-        with self._mutex:
-            self._help_due = (0, 0.0)
-            needed = bool(self._reads) and len(self._readers) < self._most_readers
-        if needed:
-            self._one_more_reader()
-            self._call_for_help(loop)
-
-    def _serve_reads(self, reader: object) -> None:
-        done: list[AwaitedJob] = []
-        held_since = 0.0
-        while job := self._next_read(reader, done):
-            self._perform(job)
-            now = time.perf_counter()
-            if not done:
-                held_since = now
-            done.append(job)
-            if len(done) >= _HOLD_MOST or now - held_since > _HOLD:
-                answer(done)
-                done = []
-
-    def _next_read(self, reader: object, done: list[AwaitedJob]) -> AwaitedJob | None:
-        """The next read; without one, answer those that are done and leave."""
-        with suppress(IndexError):
-            return self._reads.popleft()
-        answer(done)
-        done.clear()
-        return self._leave(reader)
-
-    def _leave(self, reader: object) -> AwaitedJob | None:
-        """Stop serving reads; a read that came at the last moment is returned instead."""
-        with self._mutex:
-            with suppress(IndexError):
-                return self._reads.popleft()
-            self._readers.discard(reader)
-            if not self._readers:
+            if line.jobs:
+                return line.jobs.popleft()
+            line.threads -= 1
+            if not any(each.threads for each in self._lines.values()):
                 self._quiet.set()
             return None
 
-    def _perform(self, job: AwaitedJob) -> None:
+    def _perform(self, job: AwaitedJob, pool: ReadKind) -> None:
         if job.future.cancelled():
             return
         try:
-            job.settle(self._database.read(job.op, *job.args))
+            job.settle(self._read[pool](job.run))
         except BaseException as error:  # on a thread of ours, only the operation can have raised it
             job.settle(None, error)
 
-    def _close(self) -> None:
-        self._quiet.wait()
-        if self._awaitable is not None:
-            self._awaitable.stop()
-        self._database.close()
-        with self._mutex:
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
+    def _close(self, closed: Future[None]) -> None:
+        try:
+            self._quiet.wait()
+            if self._awaitable is not None:
+                self._awaitable.stop()
+            self._database.close()
+            with self._mutex:
+                executor, self._executor = self._executor, None
+            if executor is not None:
+                executor.shutdown(wait=False)
+        except BaseException as error:
+            closed.set_exception(error)
+        else:
+            closed.set_result(None)
 
     # Threads do not survive a fork.
 

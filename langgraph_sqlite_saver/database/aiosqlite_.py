@@ -74,6 +74,14 @@ class AiosqliteDatabase:
         """As `Database.read`."""
         return cast(T, await self._run(READ, op, args, kwargs))
 
+    async def read_first(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`: there is one connection for all."""
+        return cast(T, await self._run(READ, op, args, kwargs))
+
+    async def read_long(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`: there is one connection for all."""
+        return cast(T, await self._run(READ, op, args, kwargs))
+
     async def write(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.write`."""
         return cast(T, await self._run(WRITE, op, args, kwargs))

@@ -105,7 +105,7 @@ def write_backup(
     with _new_place(folder, started) as (work, target):
         copy, packed = work / "copy.db", work / target.name
         (page_size,) = database.read(_pragma, "page_size")
-        database.read(upkeep.backup, copy, _copying(progress, page_size))
+        database.read_long(upkeep.backup, copy, _copying(progress, page_size))
         _check_copy(copy, database.name)
         _pack(copy, packed, _owner(database.path), progress)
         with _explained(target):
@@ -390,7 +390,7 @@ def _copy(source: Path, target: Path, progress: Progress | None) -> None:
     option = "mode=ro" if in_use else "immutable=1"  # which leaves no -wal behind
     with Database(f"{source.as_uri()}?{option}") as database:
         (page_size,) = database.read(_pragma, "page_size")
-        database.read(upkeep.backup, target, _bytes(progress, page_size))
+        database.read_long(upkeep.backup, target, _bytes(progress, page_size))
 
 
 def _refuse_empty(file: Path) -> None:

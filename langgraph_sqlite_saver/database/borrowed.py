@@ -135,34 +135,34 @@ class BorrowedTransactions:
     def _perform(self, job: Job) -> Any:
         check_borrowed(self._conn.raw)
         if job.kind == READ:
-            return self._repeated(lambda: self._read(job.op, job.args))
+            return self._repeated(lambda: self._read(job))
         if job.kind == MAINTAIN:
-            return self._outside(job.op, job.args)
+            return self._outside(job.run)
         at_once = getattr(job.op, "at_once", None)
         if at_once is not None and self._conn.begins_none:
-            value = self._repeated(lambda: self._at_once(at_once, job.args))
+            value = self._repeated(lambda: job.context.run(self._at_once, at_once, job.args))
             if value is not NotImplemented:
                 return value
-        return self._in_transaction(job.op, job.args)
+        return self._in_transaction(job.run, ())
 
-    def _read(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _read(self, job: Job) -> Any:
         # A SELECT that is not finished keeps one snapshot, as BEGIN would, and nobody meets it.
         kept = self.conn.execute("SELECT 1 FROM sqlite_master")
         try:
-            return op(self.conn, *args)
+            return job.run(self.conn)
         finally:
             kept.close()
 
-    def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        def attempt(part: Callable[..., Any], *args: Any) -> Any:
+    def _outside(self, op: Callable[[sqlite3.Connection], Any]) -> Any:
+        def attempt(part: Callable[[sqlite3.Connection], Any]) -> Any:
             if not self._owner_is_done():
                 raise ConnectionUnusableError(
                     f"{self._where}: the connection's owner has a transaction open; "
                     "commit it before maintenance"
                 )
-            return part(self.conn, *args)
+            return part(self.conn)
 
-        value = self._repeated(lambda: attempt(op, *args))
+        value = self._repeated(lambda: attempt(op))
         if isinstance(value, Then):
             then = value.op
             value = self._repeated(lambda: attempt(then))

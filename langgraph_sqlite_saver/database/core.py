@@ -31,12 +31,12 @@ from .errors import (
     translated,
 )
 from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
-from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, nothing
+from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, nothing, with_options
 from .lane import Lane
 from .migrations import Schema
 from .own_cursors import OwnCursors, check_borrowed, connection_in
 from .pragmas import PragmaValue, checked, set_connection_pragmas
-from .readers import Readers
+from .readers import FIRST, LONG, SHORT, Readers, ReadKind
 from .transactions import Transactions
 
 T = TypeVar("T")
@@ -238,25 +238,29 @@ class Database:
 
         Never waits for a write of this database, nor (up to `readers`) for another read.
         """
-        if kwargs:
-            return cast(T, self._perform(READ, lambda conn: op(conn, *args, **kwargs), ()))
-        return cast(T, self._perform(READ, op, args))
+        return cast(T, self._perform(READ, *with_options(op, args, kwargs)))
+
+    def read_first(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, for what a write needs to know before it: waits for no crowd of readers."""
+        return cast(T, self._perform(READ, *with_options(op, args, kwargs), FIRST))
+
+    def read_long(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, for what takes long (a backup, statistics): keeps no other read waiting."""
+        return cast(T, self._perform(READ, *with_options(op, args, kwargs), LONG))
 
     def write(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `op(conn, …)` returns, once it is committed; nothing of it stays if it raises.
 
         Writes that come while another commits share the next transaction.
         """
-        if kwargs:
-            return cast(T, self._perform(WRITE, lambda conn: op(conn, *args, **kwargs), ()))
-        return cast(T, self._perform(WRITE, op, args))
+        return cast(T, self._perform(WRITE, *with_options(op, args, kwargs)))
 
     def maintain(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `op(conn, …)` returns, run on the writer outside any transaction.
 
         For VACUUM, a WAL checkpoint, PRAGMAs; writes wait meanwhile.
         """
-        return cast(T, self._perform(MAINTAIN, lambda conn: op(conn, *args, **kwargs), ()))
+        return cast(T, self._perform(MAINTAIN, *with_options(op, args, kwargs)))
 
     def submit(self, job: AwaitedJob) -> None:
         """Queue an awaited job; for `AsyncDatabase`."""
@@ -267,7 +271,9 @@ class Database:
         """Run what is queued; for a thread of `AsyncDatabase`."""
         self._lane.lead()
 
-    def _perform(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _perform(
+        self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...], pool: ReadKind = SHORT
+    ) -> Any:
         self._check_usable()
         if self._shared is not None:
             return self._perform_borrowed(kind, op, args)
@@ -275,7 +281,7 @@ class Database:
             return self._lane.call(kind, op, args)
         if not self._opened:
             self._open_for_reading()
-        return self._read(self._readers, op, args)
+        return self._read(self._readers, op, args, pool)
 
     def _perform_borrowed(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if not self._opened:
@@ -288,11 +294,13 @@ class Database:
         if not self._lane.is_open:  # else its file is there, and a write may be under way
             self.open()
 
-    def _read(self, readers: Readers, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _read(
+        self, readers: Readers, op: Callable[..., Any], args: tuple[Any, ...], pool: ReadKind
+    ) -> Any:
         try:
             while True:
                 generation = readers.generation
-                value = readers.read(op, args)
+                value = readers.read(op, args, pool)
                 if not self.is_read_only or self._is_whole(readers, generation):
                     return value
         except sqlite3.Error:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,22 +33,39 @@ class Then:
     op: Callable[[sqlite3.Connection], Any]
 
 
+def with_options(
+    op: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Operation, tuple[Any, ...]]:
+    """An operation and its arguments, where some of them are named ones."""
+    if not kwargs:
+        return op, args
+    return lambda conn: op(conn, *args, **kwargs), ()
+
+
 def nothing(*_: object) -> None:
     """The operation of a job that is only to get its turn."""
 
 
 class Job:
-    """An operation, its arguments, its outcome; `done` once that is final, a write committed."""
+    """An operation, its arguments, its outcome; `done` once that is final, a write committed.
 
-    __slots__ = ("args", "done", "error", "kind", "op", "value")
+    It runs in its caller's context (contextvars), on whatever thread.
+    """
+
+    __slots__ = ("args", "context", "done", "error", "kind", "op", "value")
 
     def __init__(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> None:
         self.kind = kind
         self.op = op
         self.args = args
+        self.context = copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
         self.done = False
+
+    def run(self, conn: sqlite3.Connection) -> Any:
+        """What the operation returns on a connection."""
+        return self.context.run(self.op, conn, *self.args)
 
     def settle(self, value: Any, error: BaseException | None = None) -> None:
         """Note the outcome."""
@@ -92,14 +112,15 @@ class BlockingJob(Job):
 class AwaitedJob(Job):
     """A job that a task of some event loop awaits; `lead` puts a thread on the queue."""
 
-    __slots__ = ("_lead", "future", "loop")
+    __slots__ = ("_lead", "future", "mailbox")
 
     def __init__(
         self, kind: Kind, op: Operation, args: tuple[Any, ...], lead: Callable[[], object]
     ) -> None:
         super().__init__(kind, op, args)
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.mailbox = _mailbox_of(loop)
         self._lead = lead
 
     def promote(self) -> None:
@@ -107,26 +128,56 @@ class AwaitedJob(Job):
         self._lead()
 
 
+class _Mailbox:
+    """Answers for an event loop, which is told once of all that are there when it looks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._jobs: deque[AwaitedJob] = deque()
+        self._is_told = False
+
+    def put(self, job: AwaitedJob) -> None:
+        """Have the loop settle a job, soon."""
+        self._jobs.append(job)
+        if self._is_told:
+            return
+        self._is_told = True
+        if (loop := self._loop()) is not None:
+            with suppress(RuntimeError):  # the loop was closed; nobody waits any more
+                loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_told = False  # before looking: what is put from now on is told anew
+        while self._jobs:
+            _settle(self._jobs.popleft())
+
+
+_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _mailbox_of(loop: asyncio.AbstractEventLoop) -> _Mailbox:
+    if (found := _mailboxes.get(loop)) is None:
+        found = _mailboxes[loop] = _Mailbox(loop)
+    return found
+
+
 def answer(jobs: Iterable[Job]) -> None:
-    """Give every caller its answer: threads are woken, each event loop is called once."""
-    awaited: dict[asyncio.AbstractEventLoop, list[AwaitedJob]] = {}
+    """Give every caller its answer: threads are woken, event loops are told."""
     for job in jobs:
         if isinstance(job, AwaitedJob):
-            awaited.setdefault(job.loop, []).append(job)
+            job.mailbox.put(job)
         elif isinstance(job, BlockingJob):
             job.wake()
-    for loop, group in awaited.items():
-        with suppress(RuntimeError):  # the loop was closed; nobody waits any more
-            loop.call_soon_threadsafe(_settle, group)
 
 
-def _settle(jobs: Iterable[AwaitedJob]) -> None:
-    for job in jobs:
-        if job.future.done():  # cancelled meanwhile
-            continue
-        if isinstance(job.error, StopIteration):  # a future takes it for the end of a coroutine
-            job.future.set_exception(RuntimeError("the operation raised StopIteration"))
-        elif job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.value)
+def _settle(job: AwaitedJob) -> None:
+    if job.future.done():  # cancelled meanwhile
+        return
+    if isinstance(job.error, StopIteration):  # a future takes it for the end of a coroutine
+        job.future.set_exception(RuntimeError("the operation raised StopIteration"))
+    elif job.error is not None:
+        job.future.set_exception(job.error)
+    else:
+        job.future.set_result(job.value)

@@ -4,9 +4,11 @@ The first to arrive leads: it takes what waits, runs it as one transaction (grou
 everybody, and hands the lead to the head of the queue. So a lone caller pays for no thread switch,
 and callers that come while a commit waits for the disk share the next one.
 
-Ctrl-C may strike the leader between any two steps. So each step can be done twice: a job is in the
-queue or in the batch (never in neither), what has run is marked `done` before it is answered, and
-waking a caller once too often does no harm. On Python 3.12 and 3.13 the back jump of `while
+A signal's handler runs in the main thread and may raise between any two steps, as Ctrl-C does and a
+time limit (Celery's is a plain Exception). So the main thread runs no job but its caller's, which
+gets whatever was raised, and each step can be done twice: a job is in the queue or in the batch
+(never in neither), what has run is marked `done` before it is answered, and waking a caller once
+too often does no harm. On Python 3.12 and 3.13 the back jump of `while
 condition:` lies outside a `try` around it, and Ctrl-C there skips the handler: such loops are
 written `while True:` with a `break`, here and wherever a lock is held.
 """
@@ -47,6 +49,10 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
+
+
+def _is_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
 
 
 class Lane:
@@ -155,7 +161,7 @@ class Lane:
     def _lead(self, own: Job | None) -> None:
         while own is None or not own.done:
             with self._mutex:
-                self._take()
+                self._take(1 if _is_main_thread() else self._largest_batch)
                 if not self._batch:
                     break
             self._run(self._batch)
@@ -163,12 +169,12 @@ class Lane:
                 answer(self._batch)
         self._hand_over()
 
-    def _take(self) -> None:
+    def _take(self, most: int) -> None:
         """Move the next job into the batch, with the writes behind it if it is one."""
         batch: list[Job] = []
         self._batch = batch
         queue = self._queue
-        while queue and len(batch) < self._largest_batch and queue[0].kind != PAUSE:
+        while queue and len(batch) < most and queue[0].kind != PAUSE:
             if batch and not (batch[0].kind == queue[0].kind == WRITE):
                 break
             batch.append(queue[0])

@@ -1,17 +1,33 @@
-"""A bounded pool of reading connections; the first that is free is used (a warm cache)."""
+"""A bounded pool of reading connections, which its users get in the order of their coming.
+
+Three kinds of reads, each with a queue and connections of its own, so that none waits for another
+kind: short ones; those that a save needs first, which also take a short one's connection where
+nobody waits for it; and long ones (a backup, statistics).
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 from . import fork
 from .errors import DatabaseClosedError
 from .transactions import Transactions
 
-# Ctrl-C in the thread that gives a reader back can swallow its call; then look again, in seconds.
+ReadKind = Literal["short", "first", "long"]
+
+SHORT: ReadKind = "short"
+FIRST: ReadKind = "first"
+LONG: ReadKind = "long"
+
+# Connections of the other kinds; a save's read takes a moment, and long ones are rare.
+_SIZES: dict[ReadKind, int] = {FIRST: 1, LONG: 2}
+
+# Ctrl-C in the thread that gives a connection back can swallow its call: look again, in seconds.
 _LOOK_AGAIN = 0.1
 
 
@@ -26,8 +42,51 @@ class _Slot:
         self.generation = 0
 
 
+class _Ticket:
+    """A place in a queue; its owner sleeps until it is called, or for a while."""
+
+    __slots__ = ("_asleep",)
+
+    def __init__(self) -> None:
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    def wait(self) -> None:
+        self._asleep.acquire(timeout=_LOOK_AGAIN)
+
+    def call(self) -> None:
+        """Have the owner look: twice is as good as once."""
+        try:  # noqa: SIM105 - a context manager costs three times as much here
+            self._asleep.release()
+        except RuntimeError:
+            pass
+
+
+class _Line:
+    """The connections of one kind of reads, and who waits for one of them."""
+
+    def __init__(self, size: int) -> None:
+        self.slots = [_Slot() for _ in range(size)]
+        self.waiting: deque[_Ticket] = deque()
+
+    def free(self) -> _Slot | None:
+        """A connection that nobody uses (the first: its cache is warm), or else room for one."""
+        room = None
+        for slot in self.slots:
+            if slot.user is None:
+                if slot.transactions is not None:
+                    return slot
+                room = room or slot
+        return room
+
+    def call_next(self) -> None:
+        """Have the first in the queue look."""
+        with suppress(IndexError):
+            self.waiting[0].call()
+
+
 class Readers:
-    """Up to `size` connections, opened by `connect` as they are needed.
+    """Up to `size` connections for short reads, and some for others, opened by `connect`.
 
     `generation` counts how often they were all renewed.
     """
@@ -41,27 +100,24 @@ class Readers:
         self._reset()
 
     def _reset(self) -> None:
-        self._slots = [_Slot() for _ in range(self.size)]
+        self._lines = {kind: _Line(size) for kind, size in ((SHORT, self.size), *_SIZES.items())}
+        self._slots = [slot for line in self._lines.values() for slot in line.slots]
         self._mutex = threading.Lock()
-        self._changed = threading.Condition(self._mutex)
-        self._waiting = 0
-        self._paused = False
+        self._pauses: list[_Ticket] = []
 
-    def read(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def read(self, op: Callable[..., Any], args: tuple[Any, ...], kind: ReadKind = SHORT) -> Any:
         """What `op` returns on a connection of its own; waits for one while all are in use."""
         me = threading.get_ident()
         slot: _Slot | None = None
         try:
-            slot = self._acquire(me)
+            slot = self._acquire(me, kind)
             return self._connected(slot).read(op, args)
         finally:
             if slot is None:  # interrupted on the way
                 slot = self._used_by(me)
             if slot is not None:
                 slot.user = None
-            if self._waiting:
-                with self._mutex:  # a condition's own `with` can be interrupted inside
-                    self._changed.notify_all()
+            self._call_next()
 
     def is_used_by(self, thread: int) -> bool:
         """Whether that thread is running an operation here now."""
@@ -73,36 +129,48 @@ class Readers:
                 return slot
         return None
 
-    def _acquire(self, me: int) -> _Slot:
+    def _acquire(self, me: int, kind: ReadKind) -> _Slot:
+        line = self._lines[kind]
         with self._mutex:
-            slot = self._free() or self._wait_for_one()
-            slot.user = me
-            return slot
-
-    def _wait_for_one(self) -> _Slot:
-        # Counted as waiting before looking again, so that whoever is done in between notifies.
-        self._waiting += 1
+            slot = None if line.waiting else self._free(kind)
+            if slot is not None:
+                slot.user = me
+                return slot
+            ticket = _Ticket()
+            line.waiting.append(ticket)
         try:
-            while True:
-                if (slot := self._free()) is not None:
-                    return slot
-                self._changed.wait(_LOOK_AGAIN)
+            return self._wait(me, kind, line, ticket)
         finally:
-            self._waiting -= 1
+            with self._mutex:
+                line.waiting.remove(ticket)
+            self._call_next()
 
-    def _free(self) -> _Slot | None:
-        """A free connection, or else room for one."""
+    def _wait(self, me: int, kind: ReadKind, line: _Line, ticket: _Ticket) -> _Slot:
+        """A connection, once the ticket is the first and one is free."""
+        while True:
+            with self._mutex:
+                if line.waiting[0] is ticket and (slot := self._free(kind)) is not None:
+                    slot.user = me
+                    return slot
+            ticket.wait()
+
+    def _free(self, kind: ReadKind) -> _Slot | None:
         if self._closed:
             raise DatabaseClosedError(f"{self._name} was closed: open it anew")
-        if self._paused:
+        if self._pauses:
             return None
-        room = None
-        for slot in self._slots:
-            if slot.user is None:
-                if slot.transactions is not None:
-                    return slot
-                room = room or slot
-        return room
+        short = self._lines[SHORT]
+        if kind == FIRST and not short.waiting and (slot := short.free()) is not None:
+            return slot
+        return self._lines[kind].free()
+
+    def _call_next(self) -> None:
+        """After a connection was given back, or a queue grew shorter."""
+        for line in self._lines.values():
+            if line.waiting:
+                line.call_next()
+        for ticket in self._pauses:
+            ticket.call()
 
     def _connected(self, slot: _Slot) -> Transactions:
         if slot.transactions is not None and slot.generation == self.generation:
@@ -119,31 +187,36 @@ class Readers:
         self.generation += 1
 
     def pause(self, limit: float | None) -> bool:
-        """Hold new readers back and wait for those under way; False after `limit` seconds."""
-        if self.is_used_by(threading.get_ident()):
-            return False
+        """Hold new reads back and wait for those under way; False after `limit` seconds.
+
+        `resume` lets them on again, in either case.
+        """
         deadline = None if limit is None else time.monotonic() + limit
+        ticket = _Ticket()
         with self._mutex:
-            self._paused = True
-            self._waiting += 1
-            try:
-                while True:
-                    if all(slot.user is None for slot in self._slots):
-                        return True
-                    if deadline is not None and time.monotonic() > deadline:
-                        return False
-                    self._changed.wait(_LOOK_AGAIN)
-            finally:
-                self._waiting -= 1
+            self._pauses.append(ticket)
+        try:
+            if self.is_used_by(threading.get_ident()):
+                return False
+            while True:
+                if all(slot.user is None for slot in self._slots):
+                    return True
+                if deadline is not None and time.monotonic() > deadline:
+                    return False
+                ticket.wait()
+        except BaseException:
+            self.resume()
+            raise
 
     def resume(self) -> None:
-        """Let readers on again after `pause`."""
+        """Let reads on again after `pause`, whatever it returned."""
         with self._mutex:
-            self._paused = False
-            self._changed.notify_all()
+            if self._pauses:
+                self._pauses.pop()
+        self._call_next()
 
     def close_idle(self) -> None:
-        """Close the connections that nobody uses; later readers open new ones."""
+        """Close the connections that nobody uses; later reads open new ones."""
         with fork.mutex:
             for slot in self._slots:
                 if slot.user is None and slot.transactions is not None:

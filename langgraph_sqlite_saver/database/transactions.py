@@ -100,9 +100,9 @@ class Transactions:
     def _run_alone(self, job: Job) -> None:
         try:
             if job.kind == READ:
-                job.settle(self.read(job.op, job.args))
+                job.settle(self.read(job.run, ()))
             elif job.kind == MAINTAIN:
-                job.settle(self._outside(job.op, job.args))
+                job.settle(self._outside(job.run))
             else:
                 self._write(job)
         except BaseException as error:
@@ -110,11 +110,11 @@ class Transactions:
                 raise
             job.settle(None, explained(error, self._where))
 
-    def _outside(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _outside(self, op: Callable[[sqlite3.Connection], Any]) -> Any:
         self._undo_interrupted()
         try:
             self._check_file()
-            value = self._retry(lambda: op(self.conn, *args))
+            value = self._retry(lambda: op(self.conn))
             if isinstance(value, Then):
                 then = value.op
                 value = self._retry(lambda: then(self.conn))
@@ -125,7 +125,7 @@ class Transactions:
     def _write(self, job: Job) -> None:
         try:
             self._begin()
-            value = job.op(self.conn, *job.args)
+            value = job.run(self.conn)
             self._commit(lambda: job.settle(value))
         except BaseException:
             self._rollback()
@@ -153,11 +153,11 @@ class Transactions:
         return True
 
     def _run_unprotected(self, job: Job) -> Outcome:
-        return job.op(self.conn, *job.args), None
+        return job.run(self.conn), None
 
     def _run_in_savepoint(self, job: Job) -> Outcome:
         try:
-            return self._in_savepoint(job.op, job.args), None
+            return self._in_savepoint(job.run), None
         except BaseException as error:
             if not is_the_operations(error):
                 raise
@@ -169,11 +169,11 @@ class Transactions:
         for job, (value, failure) in zip(jobs, outcomes, strict=True):
             job.settle(value, failure and explained(failure, self._where))
 
-    def _in_savepoint(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _in_savepoint(self, op: Callable[[sqlite3.Connection], Any]) -> Any:
         conn = self.conn
         try:
             conn.execute("SAVEPOINT operation")
-            value = op(conn, *args)
+            value = op(conn)
             conn.execute("RELEASE operation")
         except BaseException:
             self._undo_savepoint()

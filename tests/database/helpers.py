@@ -91,6 +91,12 @@ class OnLoop:
     def read(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self.database.read(op, *args, **kwargs))
 
+    def read_first(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._wait(self.database.read_first(op, *args, **kwargs))
+
+    def read_long(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._wait(self.database.read_long(op, *args, **kwargs))
+
     def write(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self.database.write(op, *args, **kwargs))
 

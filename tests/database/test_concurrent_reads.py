@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from langgraph_sqlite_saver.database import Database
+from langgraph_sqlite_saver.database.readers import SHORT, _Ticket
+
 from .helpers import (
     DEADLOCK,
     Gate,
+    Refused,
     blocking,
     create,
     in_thread,
@@ -78,3 +82,71 @@ def test_connections_are_opened_as_they_are_needed(db: Any) -> None:
         db.read(numbers)
     slots = blocking(db)._readers._slots
     assert sum(slot.transactions is not None for slot in slots) <= 1
+
+
+def test_readers_get_their_turn_in_the_order_of_their_coming(path: Path) -> None:
+    """Also before those that come when a connection has just become free."""
+    with Database(path, readers=1) as db:
+        db.write(create)
+        gate, order = Gate(), []
+        first = in_thread(db.read, gate.wait)
+        assert gate.entered.wait(DEADLOCK)
+        waiting = []
+        for number in range(20):
+            waiting.append(in_thread(db.read, lambda _, number=number: order.append(number)))
+            wait_until(lambda: len(db._readers._lines[SHORT].waiting) == len(waiting))
+        gate.open()
+        assert outcome(first) is None
+        db.read(lambda _: order.append(20))
+        assert [outcome(each) for each in waiting] == [None] * 20
+        assert order == list(range(21))
+
+
+def test_what_a_save_reads_first_waits_for_no_crowd(db: Any) -> None:
+    """All connections are in use, and others wait for them."""
+    gates = [Gate() for _ in range(12)]
+    reading = [in_thread(db.read, gate.wait) for gate in gates]
+    wait_until(lambda: sum(gate.entered.is_set() for gate in gates) == 4)
+    assert db.read_first(numbers) == []
+    for gate in gates:
+        gate.open()
+    assert [outcome(f) for f in reading] == [None] * 12
+
+
+def test_long_reads_keep_no_short_one_waiting(db: Any) -> None:
+    """However many there are."""
+    gates = [Gate() for _ in range(12)]
+    reading = [in_thread(db.read_long, gate.wait) for gate in gates]
+    wait_until(lambda: sum(gate.entered.is_set() for gate in gates) == 2)
+    assert [db.read(numbers) for _ in range(10)] == [[]] * 10
+    assert db.read_first(numbers) == []
+    for gate in gates:
+        gate.open()
+    assert [outcome(f) for f in reading] == [None] * 12
+
+
+def test_a_reader_that_is_interrupted_lets_the_others_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits, as by Ctrl-C; those behind it get their turn."""
+    wait, interrupted = _Ticket.wait, []
+
+    def interrupt(ticket: _Ticket) -> None:
+        if ticket in interrupted:
+            raise Refused
+        wait(ticket)
+
+    monkeypatch.setattr(_Ticket, "wait", interrupt)
+    with Database(path, readers=1) as db:
+        db.write(create)
+        gate = Gate()
+        first = in_thread(db.read, gate.wait)
+        assert gate.entered.wait(DEADLOCK)
+        line = db._readers._lines[SHORT]
+        refused = in_thread(db.read, numbers)
+        wait_until(lambda: len(line.waiting) == 1)
+        interrupted.append(line.waiting[0])
+        behind = in_thread(db.read, numbers)
+        assert isinstance(outcome(refused), Refused)
+        gate.open()
+        assert (outcome(first), outcome(behind)) == (None, [])

@@ -24,6 +24,7 @@ from .helpers import (
     insert,
     numbers,
     outcome,
+    run_script,
     stored,
 )
 
@@ -243,3 +244,56 @@ def test_an_error_of_one_task_is_not_another_s(db: AsyncDatabase, run: Run) -> N
             assert each.args == (n,) if n % 2 else each == n
 
     run(main())
+
+
+def test_a_read_is_answered_when_it_is_done(path: Path, run: Run) -> None:
+    """Not when the one behind it, on the same thread, is done as well."""
+
+    async def main() -> None:
+        async with AsyncDatabase(path, readers=1) as db:
+            await db.write(create)
+            gate = Gate()
+            quick, slow = (asyncio.ensure_future(db.read(op)) for op in (numbers, gate.wait))
+            assert await quick == []
+            assert not slow.done()
+            gate.open()
+            await slow
+
+    run(main())
+
+
+AFTER_THE_MAIN_THREAD = """
+    # A loop on a thread that the main thread does not wait for, as it ends.
+    db = AsyncDatabase(sys.argv[1])
+    def serve():
+        async def main():
+            await db.write(create)
+            threading.main_thread().join()
+            await asyncio.gather(*[db.write(insert, n) for n in range(5)])
+            print(*await asyncio.gather(db.read(numbers), db.read_long(numbers)), flush=True)
+            await db.close()
+        asyncio.run(main())
+    threading.Thread(target=serve).start()
+"""
+
+
+def test_calls_after_the_main_thread_has_ended_are_answered(path: Path) -> None:
+    """There the executors start nothing any more."""
+    assert run_script(AFTER_THE_MAIN_THREAD, path) == "[0, 1, 2, 3, 4] [0, 1, 2, 3, 4]"
+
+
+AT_EXIT = """
+    import atexit
+    db = AsyncDatabase(sys.argv[1])
+    async def last():
+        await db.write(insert, 7)
+        print(await db.read(numbers), flush=True)
+        await db.close()
+    atexit.register(lambda: asyncio.run(last()))
+    asyncio.run(db.write(create))
+"""
+
+
+def test_calls_at_exit_are_answered(path: Path) -> None:
+    """From a handler that a program has left with atexit."""
+    assert run_script(AT_EXIT, path) == "[7]"

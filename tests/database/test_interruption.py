@@ -202,7 +202,7 @@ def test_ctrl_c_while_waiting_takes_the_write_back(path: Path) -> None:
 
 
 # What waits or holds a lock in a loop, and has to let the others on when it is interrupted there.
-LOOPS = [Lane._perform, Readers._wait_for_one, Readers.pause, BorrowedTransactions.prepare]
+LOOPS = [Lane._perform, Readers.pause, BorrowedTransactions.prepare]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception tables came with Python 3.11")
