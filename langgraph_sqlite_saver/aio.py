@@ -47,7 +47,7 @@ from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, upkeep
 from .database.files import StrPath
-from .database.upkeep import Progress, Vacuum
+from .database.upkeep import Left, Progress, Vacuum
 
 T = TypeVar("T")
 
@@ -303,12 +303,13 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         if self.database.borrowed is None:
             while await self.database.maintain(upkeep.give_back):
                 pass
-            await self.database.maintain(upkeep.optimize)
+            compactor.result.left = await self.aoptimize()
         return compactor.result
 
-    async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
+    async def aoptimize(self, *, vacuum: Vacuum | None = None) -> Left:
         """Async `SqliteSaver.optimize`."""
         await self.database.maintain(upkeep.optimize, vacuum)
+        return await self.database.maintain(self.database.shorten_wal)
 
     async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Async `SqliteSaver.backup`; `progress` is called in a thread."""
@@ -428,9 +429,9 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         """Blocking `acompact`."""
         return self._wait_for(self.acompact(thread_ids, progress=progress))
 
-    def optimize(self, *, vacuum: Vacuum | None = None) -> None:
+    def optimize(self, *, vacuum: Vacuum | None = None) -> Left:
         """Blocking `aoptimize`."""
-        self._wait_for(self.aoptimize(vacuum=vacuum))
+        return self._wait_for(self.aoptimize(vacuum=vacuum))
 
     def backup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Blocking `abackup`."""

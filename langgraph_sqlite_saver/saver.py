@@ -50,7 +50,7 @@ from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import Database, PragmaValue, StorageError, upkeep
 from .database.files import StrPath
-from .database.upkeep import Progress, Vacuum
+from .database.upkeep import Left, Progress, Vacuum
 
 T = TypeVar("T")
 
@@ -411,17 +411,24 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         if self.database.borrowed is None:
             while self.database.maintain(upkeep.give_back):
                 pass
-            self.database.maintain(upkeep.optimize)
+            compactor.result.left = self.optimize()
         return compactor.result
 
-    def optimize(self, *, vacuum: Vacuum | None = None) -> None:
+    def optimize(self, *, vacuum: Vacuum | None = None) -> Left:
         """Refresh statistics, empty the -wal, and on request give free pages back to the disk.
+
+        It waits for no reader. While somebody reads an older state (a backup, a replication, a
+        transaction left open), what came after that stays in the -wal.
 
         Args:
             vacuum: `"incremental"` returns free pages; `"full"` rewrites the file, for which
                 writers wait and as much disk again is needed.
+
+        Returns:
+            What is left: `wal_bytes` and `free_bytes`.
         """
         self.database.maintain(upkeep.optimize, vacuum)
+        return self.database.maintain(self.database.shorten_wal)
 
     def backup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Write a snapshot of the file to `path` while others go on; it appears whole or not.
@@ -492,9 +499,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Async `get_delta_channel_history`."""
-        return await _on_a_thread(
-            self.get_delta_channel_history, config=config, channels=channels
-        )
+        return await _on_a_thread(self.get_delta_channel_history, config=config, channels=channels)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Async `delete_thread`."""
@@ -542,9 +547,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         """Async `compact`."""
         return await _on_a_thread(self.compact, thread_ids, progress=progress)
 
-    async def aoptimize(self, *, vacuum: Vacuum | None = None) -> None:
+    async def aoptimize(self, *, vacuum: Vacuum | None = None) -> Left:
         """Async `optimize`."""
-        await _on_a_thread(self.optimize, vacuum=vacuum)
+        return await _on_a_thread(self.optimize, vacuum=vacuum)
 
     async def abackup(self, path: StrPath, *, progress: Progress | None = None) -> Path:
         """Async `backup`."""

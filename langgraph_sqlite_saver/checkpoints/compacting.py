@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sqlite3 import Connection
 from typing import NamedTuple
 
 from ..database.interruptions import is_from_outside
-from ..database.upkeep import Progress
+from ..database.upkeep import Left, Progress
 from . import sql
 from .contents import Contents, Stored
 from .damage import in_any_text, try_document
@@ -38,6 +38,7 @@ class Compaction:
         bytes_before, bytes_after: The stored bytes of those, before and after.
         unreadable: How many stayed as they are because they are damaged, or the saver has not
             their key.
+        left: What could not be given back; None on a borrowed connection, where nothing is.
     """
 
     values: int = 0
@@ -45,6 +46,7 @@ class Compaction:
     bytes_before: int = 0
     bytes_after: int = 0
     unreadable: int = 0
+    left: Left | None = field(default=None, compare=False)
 
 
 class Changed(NamedTuple):

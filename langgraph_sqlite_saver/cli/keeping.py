@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..checkpoints import Damage, Findings, Orphans
+    from ..database.upkeep import Left
     from ..saver import SqliteSaver
 
 _group = typer.Typer()
@@ -199,7 +200,7 @@ def compact(
     if done.unreadable:
         values = output.counted(done.unreadable, "value")
         output.say(f"{values} left as they are: damaged, or enciphered with a key not given.")
-    _say_sizes(was, now)
+    _say_sizes(was, now, done.left)
 
 
 def _changing(
@@ -210,8 +211,17 @@ def _changing(
     return change(file, reader(key_env), **options)
 
 
-def _say_sizes(was: int, now: int) -> None:
+# Less is the page or two that emptying leaves, in bytes.
+_MUCH = 1_000_000
+
+
+def _say_sizes(was: int, now: int, left: Left | None) -> None:
     output.say(f"The file: {output.size(was)} before, {output.size(now)} now.")
+    if left is not None and left.wal_bytes > _MUCH:
+        output.say(
+            f"{output.size(left.wal_bytes)} of that is its -wal, which somebody still reads (a "
+            "backup, a replication, a transaction left open): do it again when that has ended."
+        )
 
 
 @command(_group, "optimize", "langgraph-sqlite optimize agent.db --vacuum incremental")
@@ -229,12 +239,12 @@ def optimize(
     """
     was = size_on_disk(file)
     with _changing(file, None) as saver:
-        saver.optimize(vacuum=vacuum.value if vacuum else None)
+        left = saver.optimize(vacuum=vacuum.value if vacuum else None)
     now = size_on_disk(file)
     if json:
-        output.document({"size_before": was, "size_after": now})
+        output.document({"size_before": was, "size_after": now, "left": asdict(left)})
     else:
-        _say_sizes(was, now)
+        _say_sizes(was, now, left)
 
 
 @command(_group, "prune", "langgraph-sqlite prune agent.db --all --keep-last 10 --yes")

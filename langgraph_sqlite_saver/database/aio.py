@@ -39,6 +39,7 @@ from .jobs import (
 from .migrations import Schema
 from .pragmas import PragmaValue
 from .readers import FIRST, LONG, SHORT, ReadKind
+from .upkeep import Left
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -153,6 +154,10 @@ class AsyncDatabase:
     async def maintain(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.maintain`."""
         return cast(T, await self._run(MAINTAIN, op, args, kwargs))
+
+    def shorten_wal(self, conn: sqlite3.Connection) -> Left:
+        """As `Database.shorten_wal`."""
+        return self._database.shorten_wal(conn)
 
     async def open(self) -> None:
         """Open the database now. Otherwise the first call does."""

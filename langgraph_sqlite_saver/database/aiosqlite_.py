@@ -26,6 +26,7 @@ from .jobs import MAINTAIN, READ, WRITE, Job, Kind, nothing
 from .migrations import Schema
 from .own_cursors import OwnCursors
 from .pragmas import PragmaValue
+from .upkeep import Left, left
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -89,6 +90,10 @@ class AiosqliteDatabase:
     async def maintain(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Database.maintain`."""
         return cast(T, await self._run(MAINTAIN, op, args, kwargs))
+
+    def shorten_wal(self, conn: sqlite3.Connection) -> Left:
+        """As `Database.shorten_wal`: the -wal is the owner's."""
+        return left(conn)
 
     async def open(self) -> None:
         """Bring the tables up to date now. Otherwise the first call does."""

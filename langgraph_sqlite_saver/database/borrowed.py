@@ -28,7 +28,7 @@ from . import fork, migrations
 from .busy import retry_while_busy
 from .errors import ConnectionUnusableError, explained, translated
 from .files import check_sqlite_version
-from .jobs import MAINTAIN, READ, Job, Then
+from .jobs import MAINTAIN, READ, Job
 from .lane import Lane
 from .migrations import Schema
 from .own_cursors import OwnCursors, check_borrowed
@@ -106,6 +106,9 @@ class BorrowedTransactions:
         """Close the connection, where it is ours."""
         self._conn.close()
 
+    def keep_up(self) -> None:
+        """Nothing: the -wal is the owner's."""
+
     def prepare(self, schemas: Sequence[Schema]) -> None:
         """Check the file and make its tables; WAL is all that is set."""
         check_sqlite_version()
@@ -162,11 +165,7 @@ class BorrowedTransactions:
                 )
             return part(self.conn)
 
-        value = self._repeated(lambda: attempt(op))
-        if isinstance(value, Then):
-            then = value.op
-            value = self._repeated(lambda: attempt(then))
-        return value
+        return self._repeated(lambda: attempt(op))
 
     def _at_once(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         for _ in range(_MOST_REPEATS):

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, TypeVar, Union, cast
 
 from typing_extensions import ParamSpec, Self
 
-from . import fork
+from . import fork, upkeep
 from .beside import Beside
 from .borrowed import (
     NAME,
@@ -38,6 +38,8 @@ from .own_cursors import OwnCursors, check_borrowed, connection_in
 from .pragmas import PragmaValue, checked, set_connection_pragmas
 from .readers import FIRST, LONG, SHORT, Readers, ReadKind
 from .transactions import Transactions
+from .upkeep import Left
+from .wal import WalKeeper
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -132,9 +134,17 @@ class Database:
         )
         # A file that cannot be written has no writer: what stands in its place says so.
         no_writer = cast(sqlite3.Connection, _NoWriter(name))
-        self._lane = Lane(
-            name, lambda: Transactions(file.open_writer() or no_writer, name, timeout, check)
-        )
+        readers_of_file = self._readers
+
+        def open_writer() -> Transactions:
+            conn = file.open_writer()
+            if conn is None:
+                return Transactions(no_writer, name, timeout, check)
+            path = cast(str, location.path)
+            wal = WalKeeper(conn, path, self._pragmas, file.open_reader, readers_of_file)
+            return Transactions(conn, name, timeout, check, wal)
+
+        self._lane = Lane(name, open_writer)
 
     def _borrow(self, target: sqlite3.Connection, conn: sqlite3.Connection) -> None:
         if self._pragmas:
@@ -262,6 +272,17 @@ class Database:
         """
         return cast(T, self._perform(MAINTAIN, *with_options(op, args, kwargs)))
 
+    def shorten_wal(self, conn: sqlite3.Connection) -> Left:
+        """Copy the -wal into the file and cut it short; says what is left. To run with `maintain`.
+
+        It waits for no reader: what one still needs stays. A borrowed connection's -wal is its
+        owner's, and left alone.
+        """
+        runner = self._lane.runner
+        if isinstance(runner, Transactions) and runner.wal is not None:
+            runner.wal.empty()
+        return upkeep.left(conn)
+
     def submit(self, job: AwaitedJob) -> None:
         """Queue an awaited job; for `AsyncDatabase`."""
         self._check_usable()
@@ -377,7 +398,7 @@ class Database:
             return
         readers = self._readers
         self._between_operations = self._lane.pause(fork.PATIENCE) and (
-            readers is None or readers.pause(fork.PATIENCE)
+            readers is None or readers.pause("fork", fork.PATIENCE)
         )
         if readers is not None and self._between_operations:
             self._beside.close_for_fork()
@@ -389,7 +410,7 @@ class Database:
         if self._shared is not None:
             return
         if self._readers is not None:
-            self._readers.resume()
+            self._readers.resume("fork")
         self._lane.resume()
         self._between_operations = False
 

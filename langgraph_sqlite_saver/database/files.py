@@ -121,8 +121,11 @@ def _absolute(path: str) -> str:
 
 
 def connect(uri: str) -> sqlite3.Connection:
-    """A connection of ours: no implicit transactions, usable from any thread, no waiting."""
-    return sqlite3.connect(
+    """A connection of ours: no implicit transactions, usable from any thread, no waiting.
+
+    It copies no -wal by itself (see wal.py).
+    """
+    conn = sqlite3.connect(
         uri,
         uri=uri.startswith("file:"),
         timeout=0,
@@ -130,6 +133,8 @@ def connect(uri: str) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=256,
     )
+    conn.execute("PRAGMA wal_autocheckpoint = 0").close()
+    return conn
 
 
 def check_sqlite_version() -> None:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["read", "write", "maintain", "turn", "pause", "close"]
@@ -24,13 +23,6 @@ PAUSE: Kind = "pause"
 CLOSE: Kind = "close"
 
 Operation = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Then:
-    """Returned by a maintenance operation: the rest of it, tried again by itself if it is busy."""
-
-    op: Callable[[sqlite3.Connection], Any]
 
 
 def with_options(

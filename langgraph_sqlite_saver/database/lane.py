@@ -47,6 +47,9 @@ class Runner(Protocol):
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it."""
 
+    def keep_up(self) -> None:
+        """Do what is due after commits, once their callers are answered."""
+
     def close(self) -> None:
         """Close the connection."""
 
@@ -123,6 +126,11 @@ class Lane:
         return self._runner is not None
 
     @property
+    def runner(self) -> Runner | None:
+        """What runs jobs, once there is a connection."""
+        return self._runner
+
+    @property
     def is_closed(self) -> bool:
         """Whether calls are refused."""
         return self._closed
@@ -167,7 +175,17 @@ class Lane:
             self._run(self._batch)
             if len(self._batch) > 1 or own is not self._batch[0]:  # a lone leader is awake
                 answer(self._batch)
+            self._keep_up()
         self._hand_over()
+
+    def _keep_up(self) -> None:
+        if self._runner is None:
+            return
+        self._leading_thread = threading.get_ident()
+        try:
+            self._runner.keep_up()
+        finally:
+            self._leading_thread = None
 
     def _take(self, most: int) -> None:
         """Move the next job into the batch, with the writes behind it if it is one."""

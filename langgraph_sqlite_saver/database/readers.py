@@ -103,7 +103,7 @@ class Readers:
         self._lines = {kind: _Line(size) for kind, size in ((SHORT, self.size), *_SIZES.items())}
         self._slots = [slot for line in self._lines.values() for slot in line.slots]
         self._mutex = threading.Lock()
-        self._pauses: list[_Ticket] = []
+        self._pauses: dict[str, _Ticket] = {}
 
     def read(self, op: Callable[..., Any], args: tuple[Any, ...], kind: ReadKind = SHORT) -> Any:
         """What `op` returns on a connection of its own; waits for one while all are in use."""
@@ -122,6 +122,11 @@ class Readers:
     def is_used_by(self, thread: int) -> bool:
         """Whether that thread is running an operation here now."""
         return self._used_by(thread) is not None
+
+    @property
+    def are_long(self) -> bool:
+        """Whether a long read is under way."""
+        return any(slot.user is not None for slot in self._lines[LONG].slots)
 
     def _used_by(self, thread: int) -> _Slot | None:
         for slot in self._slots:
@@ -169,8 +174,9 @@ class Readers:
         for line in self._lines.values():
             if line.waiting:
                 line.call_next()
-        for ticket in self._pauses:
-            ticket.call()
+        if self._pauses:
+            for ticket in list(self._pauses.values()):
+                ticket.call()
 
     def _connected(self, slot: _Slot) -> Transactions:
         if slot.transactions is not None and slot.generation == self.generation:
@@ -186,15 +192,15 @@ class Readers:
         """Have each connection opened anew before its next use."""
         self.generation += 1
 
-    def pause(self, limit: float | None) -> bool:
+    def pause(self, reason: str, limit: float | None) -> bool:
         """Hold new reads back and wait for those under way; False after `limit` seconds.
 
-        `resume` lets them on again, in either case.
+        `resume`, for the same reason, lets them on again in either case.
         """
         deadline = None if limit is None else time.monotonic() + limit
         ticket = _Ticket()
         with self._mutex:
-            self._pauses.append(ticket)
+            self._pauses[reason] = ticket
         try:
             if self.is_used_by(threading.get_ident()):
                 return False
@@ -205,14 +211,13 @@ class Readers:
                     return False
                 ticket.wait()
         except BaseException:
-            self.resume()
+            self.resume(reason)
             raise
 
-    def resume(self) -> None:
+    def resume(self, reason: str) -> None:
         """Let reads on again after `pause`, whatever it returned."""
         with self._mutex:
-            if self._pauses:
-                self._pauses.pop()
+            self._pauses.pop(reason, None)
         self._call_next()
 
     def close_idle(self) -> None:
@@ -226,9 +231,9 @@ class Readers:
     def close(self) -> None:
         """Wait for the reads under way, close all, and refuse later ones."""
         self._closed = True
-        self.pause(None)
+        self.pause("close", None)
         self.close_idle()
-        self.resume()
+        self.resume("close")
 
     def forget(self) -> list[Transactions]:
         """In a child process: none of the parent's connections is ours.

@@ -16,7 +16,8 @@ from typing import Any
 
 from .busy import retry_while_busy
 from .errors import explained, is_busy, twin
-from .jobs import MAINTAIN, READ, Job, Then, nothing
+from .jobs import MAINTAIN, READ, Job, nothing
+from .wal import WalKeeper
 
 # What an operation returned, or what it raised.
 Outcome = tuple[Any, "BaseException | None"]
@@ -33,7 +34,8 @@ class Transactions:
     """The transactions of one connection.
 
     `where` and `lock_timeout` (seconds) are for the error that a locked database ends in.
-    `check_file` raises where the connection's file is not the one to use any more.
+    `check_file` raises where the connection's file is not the one to use any more. `wal` is told
+    when something was committed.
     """
 
     def __init__(
@@ -42,15 +44,24 @@ class Transactions:
         where: str,
         lock_timeout: float,
         check_file: Callable[[], None] = nothing,
+        wal: WalKeeper | None = None,
     ) -> None:
         self.conn = conn
         self._where = where
         self._lock_timeout = lock_timeout
         self._check_file = check_file
+        self.wal = wal
 
     def close(self) -> None:
         """Close the connection."""
+        if self.wal is not None:
+            self.wal.close()
         self.conn.close()
+
+    def keep_up(self) -> None:
+        """Do what is due after commits, once their callers are answered."""
+        if self.wal is not None:
+            self.wal.keep_up()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it.
@@ -114,11 +125,7 @@ class Transactions:
         self._undo_interrupted()
         try:
             self._check_file()
-            value = self._retry(lambda: op(self.conn))
-            if isinstance(value, Then):
-                then = value.op
-                value = self._retry(lambda: then(self.conn))
-            return value
+            return self._retry(lambda: op(self.conn))
         finally:
             self._rollback()
 

@@ -13,10 +13,23 @@ from typing import Literal
 
 from .errors import CannotOpenError, InvalidInputError, InvalidTypeError
 from .files import StrPath, connect, create_private, sync
-from .jobs import Then
 
 Vacuum = Literal["incremental", "full"]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What `optimize` could not give back: some KB, unless somebody reads an older state.
+
+    Attributes:
+        wal_bytes: The size of the log beside the file.
+        free_bytes: Pages of the file that hold nothing.
+    """
+
+    wal_bytes: int
+    free_bytes: int
+
 
 _BACKUP_PAGES = 2048
 # Some milliseconds' worth: writers wait meanwhile.
@@ -53,6 +66,14 @@ def file_figures(conn: sqlite3.Connection, path: Path | None) -> FileFigures:
     )
 
 
+def left(conn: sqlite3.Connection) -> Left:
+    """How long the log beside a connection's file is, and what is free in the file."""
+    path = conn.execute("PRAGMA database_list").fetchone()[2]
+    (free,) = conn.execute("PRAGMA freelist_count").fetchone()
+    (page_size,) = conn.execute("PRAGMA page_size").fetchone()
+    return Left(_size(Path(f"{path}-wal")) if path else 0, free * page_size)
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -60,12 +81,11 @@ def _size(path: Path) -> int:
         return 0
 
 
-def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> Then:
-    """Refresh the planner's statistics, give free pages back, and empty the -wal.
+def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> None:
+    """Refresh the planner's statistics and give free pages back. To run with `maintain`.
 
     `"incremental"` returns free pages without rewriting the file; `"full"` rewrites it, which
-    takes as much disk again and keeps writers waiting. To run with `maintain`, which empties the
-    -wal as soon as no reader of another connection needs it.
+    takes as much disk again and keeps writers waiting.
     """
     if vacuum not in (None, "incremental", "full"):
         raise InvalidInputError(f"vacuum is 'incremental', 'full' or None, not {vacuum!r}")
@@ -75,7 +95,6 @@ def optimize(conn: sqlite3.Connection, vacuum: Vacuum | None = None) -> Then:
         conn.cursor().executescript("PRAGMA incremental_vacuum")
     elif vacuum == "full":
         conn.execute("VACUUM")
-    return Then(_empty_wal)
 
 
 def give_back(conn: sqlite3.Connection) -> bool:
@@ -89,12 +108,6 @@ def give_back(conn: sqlite3.Connection) -> bool:
     conn.cursor().executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
     (free,) = conn.execute("PRAGMA freelist_count").fetchone()
     return bool(free)
-
-
-def _empty_wal(conn: sqlite3.Connection) -> None:
-    busy, *_ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:  # SQLite says it with a row
-        raise sqlite3.OperationalError("database is locked")
 
 
 def _checked_target(conn: sqlite3.Connection, path: StrPath) -> Path:

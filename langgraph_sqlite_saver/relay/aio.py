@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from ..database import Database
+from ..database.upkeep import Left
 from .audit import AuditEntry
 from .comparing import Difference
 from .losses import Restored
@@ -269,9 +270,9 @@ class AsyncRelayStore:
         """As `RelayStore.stats`."""
         return await self._thread(self._store.stats)
 
-    async def optimize(self, *, vacuum: Any = None) -> None:
+    async def optimize(self, *, vacuum: Any = None) -> Left:
         """As `RelayStore.optimize`."""
-        await self._thread(self._store.optimize, vacuum=vacuum)
+        return await self._thread(self._store.optimize, vacuum=vacuum)
 
     async def backup(
         self,

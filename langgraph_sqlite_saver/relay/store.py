@@ -707,7 +707,7 @@ class RelayStore:
             return {**redis_only.count(self.redis), **there}
         return {**self._database.read(figures.figures, self._database.path), **there}
 
-    def optimize(self, *, vacuum: upkeep.Vacuum | None = None) -> None:
+    def optimize(self, *, vacuum: upkeep.Vacuum | None = None) -> upkeep.Left:
         """Keep the file in shape; worth doing weekly.
 
         Drops what expired and what was deleted more than 30 days ago, refreshes the planner's
@@ -723,6 +723,7 @@ class RelayStore:
         self.database.write(trash.empty)
         self.database.write(outbox.forget_old)
         self.database.maintain(upkeep.optimize, vacuum)
+        return self.database.maintain(self.database.shorten_wal)
 
     def backup(
         self,

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError as FuturesTimeout  # builtin since Python 3.11
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from langgraph_sqlite_saver.database import (
     AiosqliteDatabase,
     CannotOpenError,
     ConnectionUnusableError,
-    DatabaseLockedError,
     InvalidInputError,
     upkeep,
 )
 
-from .helpers import DEADLOCK, beside, create, in_thread, insert, outcome, stored
+from .helpers import DEADLOCK, beside, create, stored
 
 
 @contextmanager
@@ -37,36 +35,6 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 def wal_bytes(path: Path) -> int:
     return path.with_name("test.db-wal").stat().st_size
-
-
-def test_optimize_waits_for_a_reader_before_it_empties_the_wal(db: Any, path: Path) -> None:
-    """And does not repeat the VACUUM meanwhile."""
-    vacuums: list[str] = []
-
-    def note(conn: sqlite3.Connection) -> None:
-        conn.set_trace_callback(lambda sql: vacuums.append(sql) if sql == "VACUUM" else None)
-
-    db.maintain(note)
-    with reading(path) as conn:
-        db.write(insert, 1)
-        optimizing = in_thread(db.maintain, upkeep.optimize, "full")
-        with pytest.raises(FuturesTimeout):
-            optimizing.result(0.1)
-        conn.execute("COMMIT")
-        assert outcome(optimizing) is None
-    assert (wal_bytes(path), vacuums) == (0, ["VACUUM"])
-
-
-def test_optimize_says_that_a_reader_stays(open_database: Any, path: Path) -> None:
-    """After lock_timeout; afterwards the database is usable."""
-    db = open_database(path, lock_timeout=0.1)
-    db.write(create)
-    with reading(path):
-        db.write(insert, 1)
-        with pytest.raises(DatabaseLockedError, match=rf"{path}.*0\.1 s"):
-            db.maintain(upkeep.optimize)
-    db.maintain(upkeep.optimize)
-    assert wal_bytes(path) == 0
 
 
 def test_a_backup_is_refused_in_the_owner_s_transaction(open_database: Any, path: Path) -> None:

@@ -80,7 +80,8 @@ def test_an_existing_chat_becomes_small_and_stays_the_same(open_: Any, database_
     assert after.write_bytes < stats.write_bytes / 10
     assert after.file_bytes < stats.file_bytes / 5
     assert database_path.stat().st_size == after.file_bytes
-    assert (after.free_bytes, after.wal_bytes) == (0, 0)
+    assert after.free_bytes == 0
+    assert after.wal_bytes < 10_000  # a page
     assert (after.logical_blob_bytes, after.logical_write_bytes) == (
         stats.blob_bytes,
         stats.write_bytes,

@@ -112,7 +112,7 @@ def fill(saver: Any, threads: int = 5) -> None:
 def test_optimize_gives_free_pages_back_on_request(
     every_saver: Any, database_path: Path, vacuum: Any
 ) -> None:
-    """`incremental` and `full` shrink the file; the -wal is empty afterwards in any case."""
+    """`incremental` and `full` shrink the file; the -wal is a page long afterwards in any case."""
     fill(every_saver)
     for thread in range(4):
         every_saver.delete_thread(thread)
@@ -121,7 +121,7 @@ def test_optimize_gives_free_pages_back_on_request(
     assert before.free_bytes > before.file_bytes / 2
     every_saver.optimize(vacuum=vacuum)
     after = every_saver.stats()
-    assert after.wal_bytes == 0
+    assert after.wal_bytes < 10_000  # a page
     if vacuum is None:
         assert (after.file_bytes, after.free_bytes) == (before.file_bytes, before.free_bytes)
     else:
