@@ -18,7 +18,7 @@ def test_what_the_page_shows_works(tmp_path: Path) -> None:
     """A backup, a compressed one, and the way back."""
     with SqliteSaver(tmp_path / "agent.db") as saver:
         saver.setup()
-    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh"]
+    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh", "python"]
     for kind, text in BLOCKS:
         if kind == "python":
             command = ["-c", text]
