@@ -223,10 +223,13 @@ class Readers:
     def close_idle(self) -> None:
         """Close the connections that nobody uses; later reads open new ones."""
         with fork.mutex:
-            for slot in self._slots:
-                if slot.user is None and slot.transactions is not None:
-                    transactions, slot.transactions = slot.transactions, None
-                    transactions.conn.close()
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        for slot in self._slots:
+            if slot.user is None and slot.transactions is not None:
+                transactions, slot.transactions = slot.transactions, None
+                transactions.conn.close()
 
     def close(self) -> None:
         """Wait for the reads under way, close all, and refuse later ones."""

@@ -60,7 +60,9 @@ class UsageQueue:
     def _reset(self) -> None:
         self._process = os.getpid()
         self._waiting: deque[UsageRecord] = deque()
-        self._changed = threading.Condition()
+        # Taken by itself: a condition's own `with` can be interrupted inside.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         # How many are done with, of those that came first; and of those behind one that waits.
         self._stored = 0
         self._ahead = 0
@@ -90,8 +92,10 @@ class UsageQueue:
     def put(self, records: Sequence[UsageRecord]) -> Ticket:
         """Take records; returns a ticket for `wait`. Waits while the queue is full."""
         self._check_process()
-        with self._changed:
-            while self._waiting and len(self._waiting) + len(records) > self._size:
+        with self._mutex:
+            while True:  # as in database/lane.py: Ctrl-C must find the `with`
+                if not self.is_full_for(len(records)):
+                    break
                 self._refuse_if_failing()
                 with self._hurry():
                     self._changed.wait(self._interval)
@@ -118,7 +122,7 @@ class UsageQueue:
         Also for records that were given up: since the ticket, or since somebody was told.
         """
         self._check_process()
-        with self._changed:
+        with self._mutex:
             last, told = ticket or (self._accepted, self._told)
             self._wait_for(last)
             self._tell_of_given_up(told)
@@ -126,13 +130,15 @@ class UsageQueue:
     def settle(self) -> None:
         """As `wait`, and says nothing of records that were given up."""
         self._check_process()
-        with self._changed:
+        with self._mutex:
             self._wait_for(self._accepted)
 
     def _wait_for(self, last: int) -> None:
         seen = self._failures
         with self._hurry():
-            while self._stored < last:
+            while True:
+                if self._stored >= last:
+                    break
                 if self._failures > seen or self._thread is None:
                     self._refuse_if_failing()
                 if self._thread is None:
@@ -155,13 +161,15 @@ class UsageQueue:
         Who closes it once more, or meanwhile, waits and is told as well.
         """
         self._check_process()
-        with self._changed:
+        with self._mutex:
             self._closed = True
             self._changed.notify_all()
             thread, told = self._thread, self._told
             # Not by `join`: the handler of a signal may have come while this thread was in `put`,
             # and a condition that waits lets the other thread have the lock.
-            while self._thread is not None:
+            while True:
+                if self._thread is None:
+                    break
                 self._changed.wait()
         if thread is not None:
             thread.join()
@@ -200,13 +208,13 @@ class UsageQueue:
                 if not self._attempt(batch) and self._closed:
                     return
         finally:
-            with self._changed:
+            with self._mutex:
                 self._thread = None
                 self._changed.notify_all()
 
     def _next(self) -> list[UsageRecord]:
         """What is to be stored next, once it is due; nothing at the end."""
-        with self._changed:
+        with self._mutex:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             while self._waiting and not self._is_due():
@@ -228,7 +236,7 @@ class UsageQueue:
             outcome = partly
         except Exception as error:
             outcome = PartlyStored(batch, error, 0, "")
-        with self._changed:
+        with self._mutex:
             self._note(batch, outcome)
             if outcome.failure is not None and not self._closed:
                 self._changed.wait(self._interval)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dis
 import signal
 import sqlite3
 import subprocess
@@ -248,3 +249,14 @@ def test_usage_before_a_delete_is_not_credited_to_the_next_key_of_that_id(
     store.flush()
     assert store.usage() == []
     assert store.query("SELECT total_requests, total_cost FROM api_keys") == [(0, 0.0)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception tables came with Python 3.11")
+@pytest.mark.parametrize("function", [UsageQueue.put, UsageQueue._wait_for, UsageQueue.close])
+def test_ctrl_c_at_the_end_of_a_loop_leaves_no_lock_taken(function: Callable[..., Any]) -> None:
+    """As tests/database/test_interruption.py has it of the database layer."""
+    compiled = dis.Bytecode(function)
+    jumps = [each.offset for each in compiled if each.opname.startswith("JUMP_BACKWARD")]
+    tries = [(each.start, each.end) for each in compiled.exception_entries]
+    assert jumps
+    assert all(any(start <= jump < end for start, end in tries) for jump in jumps)
