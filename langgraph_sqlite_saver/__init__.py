@@ -1,37 +1,49 @@
-"""LangGraph checkpoints in one SQLite file: drop-in, complete, concurrent, crash-safe."""
+"""LangGraph checkpoints in one SQLite file: drop-in, complete, concurrent, crash-safe.
 
-from .aio import AsyncSqliteSaver
-from .checkpoints import (
-    Compaction,
-    Damage,
-    DamagedError,
-    Findings,
-    InvalidConfigError,
-    Orphans,
-    SerializationError,
-    Stats,
-    ThreadInfo,
-)
-from .checkpoints.restoring import restore_backup
-from .database import (
-    CannotOpenError,
-    ConnectionUnusableError,
-    DatabaseClosedError,
-    DatabaseFullError,
-    DatabaseLockedError,
-    EventLoopError,
-    FileReplacedError,
-    InvalidInputError,
-    InvalidTypeError,
-    MigrationError,
-    NotADatabaseError,
-    OwnersTransactionWarning,
-    ReadOnlyError,
-    StorageError,
-    UnknownSchemaError,
-)
-from .saver import SqliteSaver
-from .server import checkpointer as _checkpointer
+Each name is imported when it is first asked for: pytest loads this package for its plugin in
+projects that use nothing of it, and the command line completes words without LangChain.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .aio import AsyncSqliteSaver
+    from .checkpoints import (
+        Compaction,
+        Damage,
+        DamagedError,
+        Findings,
+        InvalidConfigError,
+        Orphans,
+        SerializationError,
+        Stats,
+        ThreadInfo,
+    )
+    from .checkpoints.restoring import restore_backup
+    from .database import (
+        CannotOpenError,
+        ConnectionUnusableError,
+        DatabaseClosedError,
+        DatabaseFullError,
+        DatabaseLockedError,
+        EventLoopError,
+        FileReplacedError,
+        InvalidInputError,
+        InvalidTypeError,
+        MigrationError,
+        NotADatabaseError,
+        OwnersTransactionWarning,
+        ReadOnlyError,
+        StorageError,
+        UnknownSchemaError,
+    )
+    from .saver import SqliteSaver
 
 __all__ = [
     "AsyncSqliteSaver",
@@ -63,5 +75,50 @@ __all__ = [
     "restore_backup",
 ]
 
-# What langgraph-api (0.16.7) takes "langgraph_sqlite_saver.server:checkpointer" for: a name here.
+# The module of each name; of all others it is `database`.
+_MODULES = {
+    "AsyncSqliteSaver": "aio",
+    "SqliteSaver": "saver",
+    "restore_backup": "checkpoints.restoring",
+    **dict.fromkeys(
+        (
+            "Compaction",
+            "Damage",
+            "DamagedError",
+            "Findings",
+            "InvalidConfigError",
+            "Orphans",
+            "SerializationError",
+            "Stats",
+            "ThreadInfo",
+        ),
+        "checkpoints",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES.get(name, 'database')}", __name__), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+@asynccontextmanager
+async def _checkpointer() -> AsyncIterator[AsyncSqliteSaver]:
+    import asyncio
+
+    # In a thread: the server refuses whatever looks at the disk in its event loop.
+    server = await asyncio.to_thread(import_module, f"{__name__}.server")
+    async with server.checkpointer() as saver:
+        yield saver
+
+
+# What langgraph-api (0.16.7) takes "langgraph_sqlite_saver.server:checkpointer" for: a key of this
+# module's __dict__.
 globals()["server:checkpointer"] = _checkpointer

@@ -20,14 +20,11 @@ import pytest
 from savers.helpers import converse, expect, save
 from typer.testing import CliRunner
 
-import langgraph_sqlite_saver
 from langgraph_sqlite_saver import SqliteSaver
 from langgraph_sqlite_saver.cli import completion, make_app
 
 from .conftest import ESCAPE, Cli
 from .reference import commands
-
-PACKAGE = Path(langgraph_sqlite_saver.__file__).parent
 
 
 def run(code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -274,25 +271,34 @@ CREATE VIEW {} AS WITH RECURSIVE n (thread_id) AS
 
 # What is imported, and what is missing.
 
-# The package's own __init__ is left out: what the command line needs of it is what counts here.
-ALONE = f"""
-import sys, types
-package = types.ModuleType("langgraph_sqlite_saver")
-package.__path__ = [{str(PACKAGE)!r}]
-sys.modules["langgraph_sqlite_saver"] = package
+LOADED = """
+import sys
 from langgraph_sqlite_saver.cli import main
 try:
     main()
 finally:
     print(*sys.modules, file=sys.stderr)
 """
+SLOW = {"langgraph", "langchain_core", "redis", "psycopg", "asyncio", "orjson"}
+
+
+def loaded(*args: str, **env: str) -> set[str]:
+    """The modules that a command has imported when it ends."""
+    return set(run(LOADED, *args, **env).stderr.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["state", "--help"], ["prune"]])
 def test_help_imports_little(args: list[str]) -> None:
     """Help needs neither LangGraph nor Redis' client, and so comes at once."""
-    modules = set(run(ALONE, *args).stderr.splitlines()[-1].split())
-    assert not modules & {"langgraph", "langchain_core", "redis", "psycopg", "asyncio", "orjson"}
+    assert not loaded(*args) & SLOW
+
+
+def test_completion_imports_little(example: Path) -> None:
+    """Whoever types TAB waits for it; thread ids are read by SQLite alone."""
+    words = f"langgraph-sqlite show {example} ho"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": "3", "_LANGGRAPH_SQLITE_COMPLETE": "complete_bash"}
+    assert run(LOADED, **asked).stdout == "house\n"
+    assert not loaded(**asked) & SLOW
 
 
 def test_checkpoints_need_no_redis(example: Path) -> None:

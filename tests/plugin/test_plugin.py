@@ -56,3 +56,22 @@ def test_the_fixtures_are_listed_with_what_they_are(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines_random(
         ["sqlite_saver*", "*`SqliteSaver` on a file*", "async_sqlite_saver*"]
     )
+
+
+UNUSED = """
+import sys
+
+
+def test_nothing_of_it_is_used():
+    slow = {"langchain_core", "langgraph.checkpoint", "aiosqlite", "langgraph_sqlite_saver.saver"}
+    assert "langgraph_sqlite_saver.pytest_plugin" in sys.modules
+    assert not slow & set(sys.modules)
+"""
+
+
+def test_a_project_that_does_not_use_the_fixtures_imports_neither_langchain_nor_langgraph(
+    pytester: pytest.Pytester,
+) -> None:
+    """The plugin is loaded in every project of the environment."""
+    pytester.makepyfile(UNUSED)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)

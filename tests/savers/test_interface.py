@@ -100,6 +100,29 @@ def test_all_public_names_are_there() -> None:
     assert sorted(langgraph_sqlite_saver.__all__) == langgraph_sqlite_saver.__all__
     for name in langgraph_sqlite_saver.__all__:
         assert getattr(langgraph_sqlite_saver, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'SqliteSavers'"):
+        langgraph_sqlite_saver.SqliteSavers  # noqa: B018
+
+
+LAZY = """
+import sys
+import langgraph_sqlite_saver
+
+assert set(langgraph_sqlite_saver.__all__) <= set(dir(langgraph_sqlite_saver))
+assert not any(name.startswith(("langchain", "langgraph.")) for name in sys.modules)
+from langgraph_sqlite_saver import StorageError
+
+assert not any(name.startswith(("langchain", "langgraph.")) for name in sys.modules)
+from langgraph_sqlite_saver import *
+
+assert langgraph_sqlite_saver.saver.SqliteSaver is SqliteSaver
+assert all(name in globals() for name in langgraph_sqlite_saver.__all__)
+"""
+
+
+def test_a_name_is_imported_when_it_is_first_asked_for() -> None:
+    """The package alone, and its errors, take nothing of LangChain's or LangGraph's."""
+    subprocess.run([sys.executable, "-W", "error", "-c", LAZY], check=True, timeout=60)
 
 
 # --- ways to make one
