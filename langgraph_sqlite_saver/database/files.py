@@ -180,10 +180,16 @@ class DatabaseFile:
                 _create_missing(location)
             self._refuse_foreign()
             self.read_only = location.read_only or not _can_write(location)
-            if self.read_only:
-                self._check_readable_schema()
-                return None
-            return self._open(self._connect_writer)
+            if not self.read_only:
+                try:
+                    return self._open(self._connect_writer)
+                except sqlite3.OperationalError as error:
+                    if not _is_refusal(error):
+                        raise
+                # The system had said that it may be written: SELinux, a network file system.
+                self.read_only = True
+            self._check_readable_schema()
+            return None
 
     def open_reader(self) -> sqlite3.Connection:
         """One more connection for reading; it cannot write."""
@@ -366,5 +372,14 @@ def _cannot_create(location: Location, error: OSError) -> StorageError:
 
 def _can_write(location: Location) -> bool:
     path = Path(location.path or "")
-    beside = os.access(path.parent, os.W_OK) or location.wal.exists()
-    return os.access(path, os.W_OK) and beside
+    return _may_write(path) and (_may_write(path.parent) or location.wal.exists())
+
+
+def _may_write(path: Path) -> bool:
+    # As files are opened: for the effective user, where the system can tell.
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _is_refusal(error: sqlite3.OperationalError) -> bool:
+    """Whether the system let SQLite write neither the file nor beside it."""
+    return any(each in str(error) for each in ("readonly database", "unable to open database"))

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from langgraph_sqlite_saver.database import CannotOpenError, Database, ReadOnlyError
 
-from .helpers import as_nobody, beside, create, insert, numbers, outside, schema, script
+from .helpers import (
+    as_nobody,
+    beside,
+    create,
+    insert,
+    numbers,
+    outside,
+    run_script,
+    schema,
+    script,
+)
 
 
 @pytest.fixture
@@ -72,6 +83,28 @@ def test_a_file_without_write_permission_can_be_read(written: Path) -> None:
     """By another user, in a directory he cannot write to: as immutable, without a -wal."""
     assert as_nobody(NOBODY, written) == "refused"
     assert beside(written) == set()
+
+
+def test_what_the_effective_user_may_do_counts(written: Path) -> None:
+    """A service that root started, and that has given its rights up for the time being."""
+    assert (
+        run_script("os.setegid(65534); os.seteuid(65534)\n" + dedent(NOBODY), written) == "refused"
+    )
+
+
+MISTAKEN = """
+    from langgraph_sqlite_saver.database import files
+    files._can_write = lambda location: True
+"""
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o666])
+def test_a_file_that_the_system_wrongly_calls_writable_can_be_read(
+    written: Path, mode: int
+) -> None:
+    """Rules beyond permissions (SELinux, a network file system) show only when SQLite writes."""
+    written.chmod(mode)
+    assert as_nobody(dedent(MISTAKEN) + dedent(NOBODY), written) == "refused"
 
 
 def test_a_directory_without_write_permission_makes_a_file_read_only(written: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -423,6 +426,47 @@ def test_a_read_only_file_still_serves_reads(open_saver: Any, read_only_file: st
     assert saver.stats().checkpoints == 3
     assert count(saver.backup(path.with_name("backup.db")), "checkpoints") == 3
     assert path.read_bytes() == before
+
+
+READ_BY_ANOTHER = """
+import asyncio, os, sys
+from langgraph_sqlite_saver import AsyncSqliteSaver, SqliteSaver
+
+os.setegid(65534); os.seteuid(65534)
+
+config = {"configurable": {"thread_id": "t"}}
+with SqliteSaver(sys.argv[1]) as saver:
+    print(saver.get_tuple(config).metadata["step"], len(list(saver.list(config))))
+
+async def main():
+    async with AsyncSqliteSaver(sys.argv[1]) as saver:
+        listed = [each async for each in saver.alist(config)]
+        print((await saver.aget_tuple(config)).metadata["step"], len(listed))
+
+asyncio.run(main())
+"""
+
+
+def test_a_file_in_a_folder_of_another_user_is_read_by_its_path() -> None:
+    """A container's read-only mount, a backup of root's: nothing has to be said, and nothing is
+    made beside it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "agent.db")
+        with SqliteSaver(path) as saver:
+            for number in (1, 2, 3):
+                save(saver, number, metadata={"step": number})
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", READ_BY_ANOTHER, path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+        )
+        assert (done.stdout, done.stderr) == ("3 3\n3 3\n", "")
+        assert names(path.parent) == ["agent.db"]
 
 
 WRITING: dict[str, Callable[[Any], Any]] = {
