@@ -15,6 +15,8 @@ from .looking import File
 from .options import Json, KeyEnv, command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
     from ..transfer import Transferred
@@ -53,6 +55,9 @@ _WORDS = {
     "bytes_before": "size of the source",
     "bytes_after": "size of the target",
 }
+
+# The tables of langgraph.store.sqlite.
+_STORE = {"store", "store_migrations", "store_vectors", "vector_migrations"}
 
 _QUIET = (
     "Nothing was left to do. What is saved from now on is not carried: pause the service, and run "
@@ -95,6 +100,7 @@ def import_(
     """Take over every thread of the official saver's file.
 
     The old file is not changed, and may be in use. Doing it again brings what came since.
+    LangGraph's store, if the file holds one, stays there.
     """
     from ..transfer import import_official
 
@@ -103,6 +109,20 @@ def import_(
             old, new, serde=_serde(key_env), history=history.value, verify=verify, progress=report
         )
     _show(done, json)
+    if done.tables_left and not json:
+        _tell_what_is_left(old, done.tables_left)
+
+
+def _tell_what_is_left(old: Path, tables: Sequence[str]) -> None:
+    store = [each for each in tables if each in _STORE]
+    own = [each for each in tables if each not in _STORE]
+    if store:
+        output.remark(
+            f"{old} also holds LangGraph's store ({', '.join(store)}), which was not carried over: "
+            "keep the file, and SqliteStore on it."
+        )
+    if own:
+        output.remark(f"{old} also holds tables that were not carried over: {', '.join(own)}")
 
 
 @command(
@@ -198,6 +218,6 @@ def _show(done: Transferred, json: bool) -> None:
     rows = [
         (_WORDS[name], output.size(value) if name.startswith("bytes") else value)
         for name, value in figures.items()
-        if value or name != "deleted"
+        if name in _WORDS and (value or name != "deleted")
     ]
     output.table(("figure", "value"), rows, " r")

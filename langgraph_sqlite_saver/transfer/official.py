@@ -45,7 +45,7 @@ def import_official(
     verify: bool = False,
     progress: Progress | None = None,
 ) -> Transferred:
-    """Bring everything that a file of the official `SqliteSaver` holds into a file of ours.
+    """Bring everything that the official `SqliteSaver` stored in a file into a file of ours.
 
     The old file is opened for reading only, and one state of it is read, whoever writes to it
     meanwhile. It takes no more memory than a few of its checkpoints. It can be stopped at any time
@@ -53,7 +53,8 @@ def import_official(
     there already is left as it is; pending writes are added to it, and an interrupt that has been
     replaced by another one is replaced unless the thread has gone on in the new file. In the end
     the newest checkpoint of each thread and namespace is compared with what the official saver
-    returns for it.
+    returns for it. Tables of others, LangGraph's store among them, stay in the old file only; the
+    result names them.
 
     Args:
         old: The file of `langgraph-checkpoint-sqlite`, 2.x or 3.x.
@@ -76,7 +77,7 @@ def import_official(
             _check_kinds(source)
         else:
             _check_key(source, serde)
-        size = source.size
+        size, tables_left = source.size, source.other_tables()
         with SqliteSaver(new, serde=serde, history=history) as saver:
             saver.setup()
             run = _Import(source, saver, _Meter(progress, size * (2 if verify else 1)))
@@ -92,6 +93,7 @@ def import_official(
         verified=run.verified,
         bytes_before=size,
         bytes_after=size_on_disk(new),
+        tables_left=tables_left,
     )
 
 

@@ -30,6 +30,7 @@ _COLUMNS = {
     },
 }  # fmt: skip
 
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 _KINDS = """
     SELECT DISTINCT 'checkpoints', type FROM checkpoints
     UNION ALL SELECT DISTINCT 'writes', type FROM writes
@@ -172,6 +173,12 @@ class OfficialFile:
         """Each table, and the serialisations that its rows name."""
         with self._translated():
             return {(table, str(kind)) for table, kind in self._conn.execute(_KINDS) if kind}
+
+    def other_tables(self) -> tuple[str, ...]:
+        """The tables that are not the saver's, sorted."""
+        with self._translated():
+            found = [name for (name,) in self._conn.execute(_TABLES)]
+        return tuple(n for n in found if n not in _COLUMNS and not n.startswith("sqlite_"))
 
     def enciphered(self) -> tuple[str, bytes] | None:
         """The type and bytes of a checkpoint that is enciphered, if any is."""

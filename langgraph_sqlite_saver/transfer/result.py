@@ -24,6 +24,8 @@ class Transferred:
         deleted: Checkpoints deleted at the target, because the source deleted them meanwhile.
         verified: Checkpoints that were read from both sides and compared.
         bytes_before, bytes_after: The size of the source and of the target.
+        tables_left: Other tables of the official saver's file, which are not carried over:
+            LangGraph's store (`store`, `store_vectors`, …), the program's own.
     """
 
     threads: int = 0
@@ -34,6 +36,7 @@ class Transferred:
     verified: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
+    tables_left: tuple[str, ...] = ()
 
 
 def size_on_disk(path: StrPath) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver as OfficialSaver
-from savers.helpers import chain, converse, dump, expect, names, official_saver
+from langgraph.store.sqlite import SqliteStore
+from savers.helpers import chain, converse, dump, execute, expect, names, official_saver
 
 from langgraph_sqlite_saver import SqliteSaver
 
@@ -43,6 +44,20 @@ def test_import(cli: Cli, old: Path, tmp_path: Path) -> None:
     again = cli.json("import", old, new)
     assert (again["checkpoints"], again["already_there"]) == (0, 23)
     assert old.read_bytes() == before
+
+
+def test_import_of_a_file_with_a_store(cli: Cli, old: Path, tmp_path: Path) -> None:
+    """The store and the program's own tables are not carried over, which is said."""
+    with SqliteStore.from_conn_string(str(old)) as store:
+        store.setup()
+        store.put(("user",), "key", {"v": 1})
+    execute(old, "CREATE TABLE accounts (id)")
+    cli("import", old, tmp_path / "new.db")
+    told, own = cli.errors.splitlines()[-2:]
+    assert "LangGraph's store (store, store_migrations)" in told and "keep the file" in told
+    assert own.endswith("not carried over: accounts")
+    left = cli.json("import", old, tmp_path / "new.db")["tables_left"]
+    assert left == ["accounts", "store", "store_migrations"]
 
 
 def test_import_of_an_enciphered_file(cli: Cli, tmp_path: Path) -> None:

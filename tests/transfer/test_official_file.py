@@ -16,6 +16,7 @@ from subprocess import PIPE
 from typing import Any, NamedTuple
 
 import pytest
+from langgraph.store.sqlite import SqliteStore
 from savers.helpers import execute, get, numbers, place, prose, rows, save
 
 from langgraph_sqlite_saver import SqliteSaver, StorageError, UnknownSchemaError
@@ -46,6 +47,18 @@ def fill(saver: Any, *, start: int = 1, stop: int = 6) -> None:
     for number in range(start, stop):
         config = save(saver, number, {"a": [prose(300, number)]}, parent=number - 1 or None)
         saver.put_writes(config, [("a", number)], "task")
+
+
+def test_tables_that_are_not_the_savers_are_named(old: Path, new: Path) -> None:
+    """LangGraph's store may be in the same file; neither it nor an index of it is carried."""
+    with official_saver(old) as saver:
+        fill(saver)
+    assert import_official(old, new).tables_left == ()
+    with SqliteStore.from_conn_string(str(old)) as store:
+        store.setup()
+        store.put(("user",), "key", {"v": 1})
+    assert import_official(old, new).tables_left == ("store", "store_migrations")
+    assert not rows(new, "SELECT name FROM sqlite_master WHERE name LIKE '%store%'")
 
 
 # --- what its owner left
