@@ -148,6 +148,9 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.database.description}>"
+
     # Saving and reading.
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:

@@ -186,6 +186,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.database.description}>"
+
     # Saving and reading.
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:

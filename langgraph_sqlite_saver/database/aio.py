@@ -122,6 +122,11 @@ class AsyncDatabase:
         return self._database.path
 
     @property
+    def description(self) -> str:
+        """As `Database.description`."""
+        return self._database.description
+
+    @property
     def borrowed(self) -> sqlite3.Connection | None:
         """As `Database.borrowed`."""
         return self._database.borrowed
@@ -173,6 +178,9 @@ class AsyncDatabase:
             self._in_a_thread(self._close, closed)
         # Shielded: a cancelled close is completed all the same.
         await asyncio.shield(asyncio.wrap_future(closed))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description}>"
 
     async def __aenter__(self) -> Self:
         return self

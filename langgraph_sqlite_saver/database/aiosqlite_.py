@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import aiosqlite
 from typing_extensions import ParamSpec
 
-from .borrowed import PATIENCE, PRAGMAS_ARE_THE_OWNERS, BorrowedTransactions
+from .borrowed import PATIENCE, PRAGMAS_ARE_THE_OWNERS, BorrowedTransactions, described
 from .busy import check_lock_timeout
 from .core import Database, Op
 from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError, translated
@@ -67,6 +67,12 @@ class AiosqliteDatabase:
         return None
 
     @property
+    def description(self) -> str:
+        """As `Database.description`."""
+        file = self._transactions.file if self._transactions is not None else ""
+        return described(self.connection, file) + (", closed" if self._closed else "")
+
+    @property
     def borrowed(self) -> aiosqlite.Connection:
         """The connection that was passed in."""
         return self.connection
@@ -102,6 +108,9 @@ class AiosqliteDatabase:
     async def close(self) -> None:
         """Refuse later calls. The connection is its owner's to close."""
         self._closed = True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description}>"
 
     async def _run(
         self, kind: Kind, op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

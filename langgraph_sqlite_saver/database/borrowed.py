@@ -39,6 +39,13 @@ T = TypeVar("T")
 PRAGMAS_ARE_THE_OWNERS = "pragmas are for files that we open: set them on your connection yourself"
 NAME = "the borrowed connection"
 
+
+def described(connection: object, file: str) -> str:
+    """A borrowed connection in a repr: what it is, and of which file where that is known."""
+    kind = type(connection)
+    return f"on {kind.__module__}.{kind.__qualname__}{f' to {file}' if file else ''}"
+
+
 # How long a transaction of the owner's is waited for before it is committed, in seconds: a hundred
 # times what one of LangGraph's stores takes.
 PATIENCE = 0.2
@@ -90,6 +97,7 @@ class BorrowedTransactions:
         self._where = where
         self._patience = patience
         self._to_warn = self._warned = False
+        self.file = ""  # where it is, once that was asked
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it."""
@@ -117,6 +125,8 @@ class BorrowedTransactions:
                 schema.refuse(self.conn)
                 migrations.pending(self.conn, schema)
             self._repeated(self._use_wal)
+            with suppress(sqlite3.Error):  # an authorizer of the owner's
+                self.file = self.conn.execute("PRAGMA database_list").fetchone()[2]
             for schema in schemas:
                 while True:
                     if not migrations.pending(self.conn, schema):

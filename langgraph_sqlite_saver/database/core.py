@@ -19,6 +19,7 @@ from .borrowed import (
     PRAGMAS_ARE_THE_OWNERS,
     BorrowedTransactions,
     SharedConnection,
+    described,
     share,
 )
 from .busy import check_lock_timeout, retry_while_busy
@@ -194,6 +195,15 @@ class Database:
         return Path(location.path) if location and location.path else None
 
     @property
+    def description(self) -> str:
+        """For a repr: the file or the connection, and whether it is closed."""
+        if self._shared is not None:
+            what = described(self._borrowed, self._shared.transactions.file)
+        else:
+            what = str(self.path or self.name)
+        return f"{what}, closed" if self._closed or self._lane.is_closed else what
+
+    @property
     def is_borrowed(self) -> bool:
         """Whether the connection belongs to somebody else, who closes it."""
         return self._borrowed is not None
@@ -362,6 +372,9 @@ class Database:
         runner = self._lane.drop()
         if runner is not None:
             runner.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description}>"
 
     def __enter__(self) -> Self:
         return self

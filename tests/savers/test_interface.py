@@ -125,6 +125,55 @@ def test_a_name_is_imported_when_it_is_first_asked_for() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", LAZY], check=True, timeout=60)
 
 
+# --- what it shows of itself
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repr_names_the_file(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its absolute path, however it was given; and whether the saver is closed."""
+    monkeypatch.chdir(tmp_path)
+    path, name = tmp_path / "agent.db", kind.__name__
+    for target in ("agent.db", path, f"file:{path}?mode=rwc"):
+        saver = kind(target)
+        assert repr(saver) == f"<{name} {path}>"
+        saver.close()
+        assert repr(saver) == f"<{name} {path}, closed>"
+    saver = kind(":memory:")
+    assert repr(saver) == f"<{name} :memory:>"
+    saver.close()
+    assert repr(saver) == f"<{name} :memory:, closed>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repr_names_the_file_of_a_borrowed_connection(kind: Any, database_path: Path) -> None:
+    """As soon as the saver has used it: nothing is asked of somebody else's connection for it."""
+    with closing(sqlite3.connect(database_path, check_same_thread=False)) as conn:
+        saver, shown = kind(conn), f"<{kind.__name__} on sqlite3.Connection"
+        assert repr(saver) == f"{shown}>"
+        get(saver)
+        assert repr(saver) == f"{shown} to {database_path}>"
+        saver.close()
+    assert repr(saver) == f"{shown} to {database_path}, closed>"
+
+
+def test_a_repr_names_the_file_of_an_aiosqlite_connection(database_path: Path) -> None:
+    """The same."""
+
+    async def scenario() -> list[str]:
+        async with aiosqlite.connect(database_path) as conn:
+            saver = AsyncSqliteSaver(conn)
+            shown = [repr(saver)]
+            await saver.setup()
+            shown.append(repr(saver))
+            await saver.aclose()
+        return [*shown, repr(saver)]
+
+    on = "<AsyncSqliteSaver on aiosqlite.core.Connection"
+    assert asyncio.run(scenario()) == [
+        f"{on}>", f"{on} to {database_path}>", f"{on} to {database_path}, closed>"
+    ]  # fmt: skip
+
+
 # --- ways to make one
 
 
