@@ -23,7 +23,7 @@ from typing_extensions import ParamSpec, Self
 from . import fork
 from .aiosqlite_ import AwaitableConnection
 from .core import Database, Op, Target
-from .errors import DatabaseClosedError
+from .errors import was_closed
 from .jobs import (
     MAINTAIN,
     READ,
@@ -198,7 +198,7 @@ class AsyncDatabase:
     ) -> Any:
         op, args = with_options(op, args, kwargs)
         if self._closing:
-            raise self._was_closed()
+            raise was_closed(self._database.name)
         if kind == READ and self._reads_apart:
             job = AwaitedJob(kind, op, args, _never)
             self._queue_read(job, self._lines[pool])
@@ -213,9 +213,6 @@ class AsyncDatabase:
         job = AwaitedJob(kind, op, args, self._start_leading)
         self._database.submit(job)
         return await job.future
-
-    def _was_closed(self) -> DatabaseClosedError:
-        return DatabaseClosedError(f"{self._database.name} was closed: open it anew")
 
     def _start_leading(self) -> None:
         self._in_a_thread(self._database.lead)

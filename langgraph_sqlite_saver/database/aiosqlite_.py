@@ -21,7 +21,13 @@ from typing_extensions import ParamSpec
 from .borrowed import PATIENCE, PRAGMAS_ARE_THE_OWNERS, BorrowedTransactions, described
 from .busy import check_lock_timeout
 from .core import Database, Op
-from .errors import ConnectionUnusableError, DatabaseClosedError, InvalidInputError, translated
+from .errors import (
+    ConnectionUnusableError,
+    DatabaseClosedError,
+    InvalidInputError,
+    translated,
+    was_closed,
+)
 from .jobs import MAINTAIN, READ, WRITE, Job, Kind, nothing
 from .migrations import Schema
 from .own_cursors import OwnCursors
@@ -116,7 +122,7 @@ class AiosqliteDatabase:
         self, kind: Kind, op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if self._closed:
-            raise DatabaseClosedError("the saver was closed: make a new one")
+            raise was_closed(_NAME)
         job = Job(kind, lambda conn: op(conn, *args, **kwargs), ())
         await self._start()
         deadline = time.monotonic() + PATIENCE
@@ -198,7 +204,7 @@ class AwaitableConnection(aiosqlite.Connection):
         try:
             future = self._executor.submit(partial(fn, *args, **kwargs))
         except RuntimeError as error:
-            raise DatabaseClosedError("the saver was closed, and its connection with it") from error
+            raise was_closed("saver.conn") from error
         return await asyncio.wrap_future(future)
 
     def __await__(self) -> Generator[Any, None, aiosqlite.Connection]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from . import fork
-from .errors import DatabaseClosedError
+from .errors import was_closed
 
 
 class Beside:
@@ -27,7 +27,7 @@ class Beside:
             return conn
         with self._mutex:
             if self._closed:
-                raise DatabaseClosedError(f"{self._name} was closed: open it anew")
+                raise was_closed(self._name)
             if self._conn is None:
                 self._conn = self._connect()
             return self._conn

@@ -25,11 +25,11 @@ from .borrowed import (
 from .busy import check_lock_timeout, retry_while_busy
 from .errors import (
     ConnectionUnusableError,
-    DatabaseClosedError,
     InvalidInputError,
     InvalidTypeError,
     ReadOnlyError,
     translated,
+    was_closed,
 )
 from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
 from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, nothing, with_options
@@ -385,7 +385,7 @@ class Database:
     def _check_usable(self) -> None:
         self._check_nesting()
         if self._closed:
-            raise DatabaseClosedError(f"{self.name}: the saver was closed: make a new one")
+            raise was_closed(self.name)
         if self._forked or (self._shared is not None and self._shared.is_forked):
             raise ConnectionUnusableError(
                 f"{self.name} was in use when os.fork() was called, and its connection cannot be "

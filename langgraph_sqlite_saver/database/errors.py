@@ -23,6 +23,14 @@ class DatabaseClosedError(StorageError):
     """The database was closed; what it had accepted before was completed."""
 
 
+def was_closed(name: str) -> DatabaseClosedError:
+    """The error of a call that comes after `close()`."""
+    return DatabaseClosedError(
+        f"{name}: the saver was closed, by close() or at the end of its `with` block. "
+        "Use it inside the block, or make a new one"
+    )
+
+
 class DatabaseFullError(StorageError):
     """The disk, or a size limit set on the file, is full; what was stored before stays stored."""
 

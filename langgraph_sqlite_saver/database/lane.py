@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from .errors import DatabaseClosedError, twin
+from .errors import twin, was_closed
 from .jobs import (
     CLOSE,
     PAUSE,
@@ -158,7 +158,7 @@ class Lane:
         """Queue a job; True if its caller has to lead."""
         with self._mutex:
             if self._closed:
-                raise DatabaseClosedError(f"{self._name} was closed: open it anew")
+                raise was_closed(self._name)
             self._closed = job.kind == CLOSE
             self._queue.append(job)
             if self._leader is not None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from . import fork
-from .errors import DatabaseClosedError
+from .errors import was_closed
 from .transactions import Transactions
 
 ReadKind = Literal["short", "first", "long"]
@@ -161,7 +161,7 @@ class Readers:
 
     def _free(self, kind: ReadKind) -> _Slot | None:
         if self._closed:
-            raise DatabaseClosedError(f"{self._name} was closed: open it anew")
+            raise was_closed(self._name)
         if self._pauses:
             return None
         short = self._lines[SHORT]

@@ -435,7 +435,10 @@ def test_stats(cli: Cli, example: Path) -> None:
     found = cli.json("stats", example)
     del expected["synchronous"]
     assert found == expected and found["journal_mode"] == "wal"
-    assert re.search(r"^threads +3$", cli("stats", example), re.MULTILINE)
+    printed = cli("stats", example)
+    assert re.search(r"^threads +3$", printed, re.MULTILINE)
+    names = [row[0] for row in cells(printed)]
+    assert len(names) == len(found) == len(set(names))
 
 
 # What looking leaves behind.

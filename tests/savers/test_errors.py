@@ -576,8 +576,21 @@ def test_a_closed_saver_refuses_every_call(every_saver: Any) -> None:
     every_saver.saver.close()
     every_saver.saver.close()
     for call in [*WRITING.values(), get, lambda s: s.list(None), lambda s: s.threads()]:
-        with pytest.raises(DatabaseClosedError, match="closed"):
+        with pytest.raises(DatabaseClosedError, match="inside the block, or make a new one"):
             call(every_saver)
+
+
+def test_a_graph_that_outlives_its_with_block_is_told_so(tmp_path: Path) -> None:
+    """The commonest mistake: the graph is compiled inside the block and run after it."""
+    conn = sqlite3.connect(tmp_path / "b.db", check_same_thread=False)
+    for target, shown in ((tmp_path / "a.db", "a.db"), (conn, "borrowed"), (":memory:", "memory")):
+        for kind in (SqliteSaver, AsyncSqliteSaver):
+            saver = kind(target)
+            get(saver)
+            saver.close()
+            with pytest.raises(DatabaseClosedError, match=rf"{shown}.*`with` block"):
+                get(saver)
+    conn.close()
 
 
 @pytest.mark.parametrize(
