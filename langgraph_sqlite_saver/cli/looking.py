@@ -460,7 +460,8 @@ def diff(
 ) -> None:
     """Show what changed from checkpoint A to checkpoint B.
 
-    Without A and B: what the newest checkpoint changed.
+    Without A and B: what the newest checkpoint changed. On a terminal, long texts are cut to where
+    they begin to differ.
     """
     from .changes import changes
 
@@ -498,13 +499,21 @@ def _in_brackets(about: Sequence[str]) -> str:
 
 def _show_changes(channel: str, found: Sequence[Change], limits: Limits) -> None:
     from .changes import summary
-    from .pretty import SHORT, line, lines
 
     output.say(f"{channel}: {summary(found)}")
     for each in found:
-        for sign, value in each.sides():
-            shown = [line(value)] if limits is SHORT else lines(value, limits)
+        for (sign, _), shown in zip(each.sides(), _shown_sides(each, limits), strict=True):
             _show_value(f"  {sign} {each.place}", shown)
+
+
+def _shown_sides(change: Change, limits: Limits) -> list[list[str]]:
+    from .pretty import SHORT, differing, line, lines
+
+    if limits is not SHORT:
+        return [lines(value, limits) for _, value in change.sides()]
+    if change.kind == "changed":
+        return [[each] for each in differing(change.before, change.after)]
+    return [[line(value)] for _, value in change.sides()]
 
 
 def _diff_as_json(before: State, after: State, found: dict[str, list[Change]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from .output import clean, counted
 from .plain import Opaque, Plain
 
 _INDENT = "    "
+# How much is shown of two long texts that differ, and how much of it is before the difference.
+_EXCERPT, _BEFORE = 60, 20
 # A line that is longer is broken where its value has parts.
 _WIDTH = 100
 
@@ -52,6 +54,36 @@ def line(value: Any) -> str:
     """A value in one short line."""
     shown = _in_line(value, LINE, math.inf) or ""
     return shown if len(shown) <= 100 else shown[:99] + "…"
+
+
+def differing(old: Any, new: Any) -> tuple[str, str]:
+    """Two values that differ, each in one short line: of long ones, what differs is shown."""
+    if isinstance(old, str) and isinstance(new, str):
+        if max(len(old), len(new)) > _EXCERPT:
+            return _excerpts(old, new, repr)
+    elif line(old) == line(new):
+        return _excerpts(_whole(old), _whole(new), str)
+    return line(old), line(new)
+
+
+def _whole(value: Any) -> str:
+    return _in_line(value, FULL, math.inf) or ""
+
+
+def _excerpts(old: str, new: str, shown: Callable[[str], str]) -> tuple[str, str]:
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((n for n, (one, other) in pairs if one != other), min(len(old), len(new)))
+    start = max(same - _BEFORE, 0)
+    first, second = (_excerpt(each, start, shown) for each in (old, new))
+    return first, second
+
+
+def _excerpt(text: str, start: int, shown: Callable[[str], str]) -> str:
+    cut = shown(text[start : start + _EXCERPT])
+    if start == 0 and len(text) <= _EXCERPT:
+        return cut
+    after = "…" if start + _EXCERPT < len(text) else ""
+    return f"{'…' if start else ''}{cut}{after} (from character {start + 1:,} of {len(text):,})"
 
 
 def _in_line(value: Any, limits: Limits, width: float) -> str | None:

@@ -90,7 +90,9 @@ class Task:
     node: str
     writes: list[tuple[str, Any]] = field(default_factory=list)
     interrupts: list[Any] = field(default_factory=list)
-    resumed: bool = False
+    resumed: bool = False  # whether its interrupts were answered
+    answers: bool = False  # whether an answer is stored: perhaps of an interrupt before this one
+    done: bool = False
     error: Any = None
 
 
@@ -219,11 +221,14 @@ class Reader:
             task = written.task(str(task_id), self.node_of(str(path), row) if row else "")
             if rowid is not None:
                 self._note(task, channel, rowid)
+            else:
+                task.done = True
+            task.resumed = task.done and task.answers and bool(task.interrupts)
         return found
 
     def _note(self, task: Task, channel: str, rowid: int) -> None:
         if channel == RESUME:
-            task.resumed = True
+            task.answers = True
             return
         columns = self._conn.execute(_WRITE, (rowid,)).fetchone()
         value = self.write(*columns)
@@ -378,7 +383,7 @@ def _note_answers(steps: Sequence[Step]) -> None:
     for step in steps:
         if step.checkpoint_id in gone_on:
             for task in step.tasks:
-                task.resumed = True
+                task.resumed = bool(task.interrupts)
 
 
 def _complete(

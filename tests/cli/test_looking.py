@@ -505,6 +505,36 @@ def test_an_answered_subgraph_is_answered_in_its_caller_too(cli: Cli, tmp_path: 
     assert tasks_with_interrupts(cli.json("show", path, "t")) == [("sub", True)]
 
 
+def test_only_what_was_interrupted_and_answered_is_called_resumed(cli: Cli, tmp_path: Path) -> None:
+    """Not every task that ran; and not one that waits again, at its second interrupt."""
+
+    def ask(state: graphs.Talk) -> graphs.Talk:
+        return {"log": [interrupt("one?"), interrupt("two?")]}
+
+    builder = StateGraph(graphs.Talk)
+    builder.add_node("ask", ask).add_node("beside", lambda state: {"log": ["ran"]})
+    builder.add_edge(START, "ask").add_edge(START, "beside")
+    path = tmp_path / "agent.db"
+
+    def resumed() -> dict[str, bool]:
+        (shown,) = cli.json("show", path, "t")["namespaces"]
+        return {t["node"]: t["resumed"] for each in shown["checkpoints"] for t in each["tasks"]}
+
+    with SqliteSaver(path) as saver:
+        graph = builder.compile(checkpointer=saver)
+        graph.invoke({"log": []}, graphs.config("t"))
+        for answer in ("first", "second"):
+            assert resumed() == {"__start__": False, "ask": False, "beside": False}
+            assert "answered" not in cli("show", path, "t")
+            graph.invoke(Command(resume=answer), graphs.config("t"))
+    assert resumed() == {"__start__": False, "ask": True, "beside": False}
+    assert "interrupt('two?'), answered" in cli("show", path, "t")
+    (waited,) = (
+        each for each in cli.json("state", path, "t", "HEAD~1")["tasks"] if each["resumed"]
+    )
+    assert waited["node"] == "ask"
+
+
 def tasks_with_interrupts(shown: Any) -> list[tuple[str, bool]]:
     steps = [step for each in shown["namespaces"] for step in each["checkpoints"]]
     return [(t["node"], t["resumed"]) for step in steps for t in step["tasks"] if t["interrupts"]]

@@ -64,6 +64,23 @@ def test_long_values_on_a_terminal(cli: Cli, tmp_path: Path) -> None:
     assert "more" not in cli.terminal("state", tmp_path / "l.db", "t", "--full")
 
 
+def test_long_texts_that_differ_on_a_terminal(cli: Cli, tmp_path: Path) -> None:
+    """diff shows both from the place where they begin to differ, and says where that is."""
+    path = tmp_path / "long.db"
+    sides = {"text": ("x" * 200 + " cat " + "y" * 200, "x" * 200 + " dog!"),
+             "data": (bytes(200) + b"cat", bytes(200) + b"dog"),
+             "short": ("cat", "dog")}  # fmt: skip
+    with SqliteSaver(path) as saver:
+        for at in (0, 1):
+            save(saver, at + 1, {name: each[at] for name, each in sides.items()}, parent=at or None)
+    printed = cli.terminal("diff", path, "t").replace("\r\n", "\n")
+    around = "…'" + "x" * 19 + " "
+    assert f"  - {around}cat {'y' * 36}'… (from character 182 of 405)\n" in printed
+    assert f"  + {around}dog!' (from character 182 of 205)\n" in printed
+    assert re.search(r"- …\S*x00cat' \(from .*\n  \+ …\S*x00dog' \(from", printed)
+    assert "  - 'cat'\n  + 'dog'\n" in printed
+
+
 def test_progress_on_a_terminal(cli: Cli, own: Path) -> None:
     """Long work has a bar there."""
     assert "checking" in cli.terminal("check", own)
