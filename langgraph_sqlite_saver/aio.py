@@ -42,10 +42,11 @@ from .checkpoints import (
 from .checkpoints.checking import Findings
 from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
-from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, upkeep
+from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, logs, upkeep
 from .database.files import StrPath
 from .database.upkeep import Left, Progress, Vacuum
 
@@ -155,7 +156,11 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Async `SqliteSaver.get_tuple`."""
-        return await self.database.read(reading.get_tuple, self, address_of(config))
+        try:
+            return await self.database.read(reading.get_tuple, self, address_of(config))
+        except DamagedError as error:
+            logs.damage.error("%s", error)
+            raise
 
     def alist(
         self,
@@ -293,7 +298,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         checker = await self.database.read_long(checking.begin, self, ids)
         while not checker.walk.done:
             checker.take(await self.database.read_long(checker.step), progress)
-        return checker.damages
+        return checker.result()
 
     async def acompact(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None

@@ -45,10 +45,11 @@ from .checkpoints import (
 from .checkpoints.checking import Findings
 from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
+from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
-from .database import Database, PragmaValue, StorageError, upkeep
+from .database import Database, PragmaValue, StorageError, logs, upkeep
 from .database.files import StrPath
 from .database.upkeep import Left, Progress, Vacuum
 
@@ -196,7 +197,11 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
         Raises DamagedError if it cannot be read: it names the place, and what to do.
         """
-        return self.database.read(reading.get_tuple, self, address_of(config))
+        try:
+            return self.database.read(reading.get_tuple, self, address_of(config))
+        except DamagedError as error:
+            logs.damage.error("%s", error)
+            raise
 
     def list(
         self,
@@ -391,7 +396,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         checker = self.database.read_long(checking.begin, self, ids)
         while not checker.walk.done:
             checker.take(self.database.read_long(checker.step), progress)
-        return checker.damages
+        return checker.result()
 
     def compact(
         self, thread_ids: Sequence[str] | None = None, *, progress: Progress | None = None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ..database import logs
 from ..database.interruptions import is_from_outside
 from ..database.upkeep import Progress
 from . import sql
@@ -78,6 +79,13 @@ class Checker:
         self.damages += checked.damages
         if progress is not None:
             progress(self.walk.done_rows, self.walk.total_rows)
+
+    def result(self) -> Findings:
+        """What was found, which the log is told too."""
+        if self.damages:
+            first = self.damages[0]
+            logs.damage.error("check() found %d damages; the first: %s", len(self.damages), first)
+        return self.damages
 
     def step(self, conn: Connection) -> Checked:
         """Read some values."""

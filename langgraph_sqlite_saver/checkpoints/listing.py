@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +11,12 @@ from typing import Any, NamedTuple
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 
-from ..database import InvalidInputError, InvalidTypeError
+from ..database import InvalidInputError, InvalidTypeError, logs
 from . import jsontext, sql
 from .config import address_of, checked_limit, checkpoint_id_of, configurable
 from .damage import again_in_any_text, is_key, load_metadata
 from .errors import SerializationError, placed
 from .reading import Decoder, Row, load_page
-
-_log = logging.getLogger(__name__)
 
 _FILTER_KEY = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*\Z")
 
@@ -257,7 +254,7 @@ class Pages:
         while tuples:
             each = tuples.pop()
             if isinstance(each, SerializationError):
-                _log.warning("list() leaves out a checkpoint: %s", each)
+                logs.damage.warning("list() leaves out a checkpoint: %s", each)
                 self._damaged.append(each)
             else:
                 yield each

@@ -6,6 +6,7 @@ before a command needs it: a command works without what others need.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -37,6 +38,7 @@ def main() -> None:
     0 is fine, 1 a problem was found, 2 wrong usage, 130 Ctrl-C.
     """
     _prepare_streams()
+    _prepare_log()
     try:
         make_app()(prog_name=NAME)
     except KeyboardInterrupt:  # before the command has begun
@@ -59,6 +61,13 @@ def _prepare_streams() -> None:
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: PTH123, SIM115
         stream.reconfigure(errors="backslashreplace")  # a terminal may know no Chinese
         setattr(sys, name, stream)
+
+
+def _prepare_log() -> None:
+    """Show the warnings that no line of a command repeats: of waiting, and of the relay."""
+    if logging.lastResort is not None:
+        for name in ("locks", "relay"):
+            logging.getLogger(f"langgraph_sqlite_saver.{name}").addHandler(logging.lastResort)
 
 
 def make_app() -> typer.Typer:

@@ -128,10 +128,14 @@ class BorrowedTransactions:
             with suppress(sqlite3.Error):  # an authorizer of the owner's
                 self.file = self.conn.execute("PRAGMA database_list").fetchone()[2]
             for schema in schemas:
-                while True:
-                    if not migrations.pending(self.conn, schema):
-                        break
-                    self._in_transaction(migrations.apply_next, (schema, set()))
+                self._migrate(schema)
+
+    def _migrate(self, schema: Schema) -> None:
+        while True:
+            if not migrations.pending(self.conn, schema):
+                break
+            applied = self._in_transaction(migrations.apply_next, (schema, set()))
+            migrations.tell_applied(self.file or self._where, schema, applied)
 
     def warn(self) -> None:
         """Tell the caller, once, that a transaction of the owner's was committed."""

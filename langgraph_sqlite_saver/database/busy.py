@@ -7,17 +7,25 @@ with four processes the slowest save took 230–430 ms. Short random sleeps keep
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
+from . import logs
 from .errors import DatabaseLockedError, InvalidInputError, InvalidTypeError, is_busy
 
 T = TypeVar("T")
 
 _SHORTEST, _LONGEST = 0.0002, 0.0015
+# A wait that is longer is told to the log, in seconds.
+_LONG = 1.0
+# The byte of the -shm that SQLite locks for a writer.
+_WRITE_LOCK = 120
 
 
 def check_lock_timeout(seconds: float) -> None:
@@ -33,7 +41,8 @@ def retry_while_busy(attempt: Callable[[], T], *, limit: float, where: str) -> T
 
     `limit` is in seconds; after it DatabaseLockedError names the file (`where`) and the limit.
     """
-    deadline: float | None = None
+    started: float | None = None
+    told = False
     while True:
         try:
             return attempt()
@@ -41,10 +50,33 @@ def retry_while_busy(attempt: Callable[[], T], *, limit: float, where: str) -> T
             if not is_busy(error):
                 raise
             now = time.monotonic()
-            deadline = now + limit if deadline is None else deadline
-            if now >= deadline:
+            started = now if started is None else started
+            if now - started >= limit:
                 raise DatabaseLockedError(
-                    f"{where}: another connection kept the database locked for {limit:g} s. "
-                    "Look for a long transaction in another process, or raise lock_timeout."
+                    f"{where}: {_holder(where)} kept the database locked for {limit:g} s. "
+                    "Look for a long transaction there, or raise lock_timeout."
                 ) from error
+            if now - started >= _LONG and not told:
+                told = True
+                logs.locks.warning(
+                    "%s: waiting for a lock of %s, for at most %g s", where, _holder(where), limit
+                )
         time.sleep(random.uniform(_SHORTEST, _LONGEST))
+
+
+def _holder(where: str) -> str:
+    """Who has a file's write lock, as far as the system tells: Linux does."""
+    pids = set()
+    with suppress(OSError, ValueError, AttributeError):
+        shm = os.stat(f"{os.path.realpath(where)}-shm")  # noqa: PTH116
+        file = f"{os.major(shm.st_dev):02x}:{os.minor(shm.st_dev):02x}:{shm.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: POSIX  ADVISORY  WRITE 4711 fe:01:131 120 120
+            *_, kind, pid, locked, first, last = line.split()
+            if (kind, locked) == ("WRITE", file) and int(first) <= _WRITE_LOCK <= int(last):
+                pids.add(pid)
+    if not pids:
+        return "another connection"
+    return (
+        ", ".join(f"process {pid}" for pid in sorted(pids - {str(os.getpid())})) or "this process"
+    )

@@ -165,7 +165,7 @@ class Database:
             try:
                 set_connection_pragmas(conn, pragmas)
                 for schema in schemas:
-                    migrate(conn, schema)
+                    migrate(conn, schema, location.name)
             except BaseException:
                 conn.close()
                 raise

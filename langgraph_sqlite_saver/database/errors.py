@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from . import logs
+
 
 class StorageError(Exception):
     """Base class of every error this library raises on purpose."""
@@ -113,6 +115,8 @@ def translate(error: sqlite3.Error, where: str) -> Exception:
         )
     for pattern, kind, remedy in _TRANSLATIONS:
         if pattern in text:
+            if kind is NotADatabaseError:
+                logs.damage.error("%s: %s", where, text)
             return kind(f"{where}: {text}. {remedy}")
     return error
 

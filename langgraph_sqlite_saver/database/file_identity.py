@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from . import logs
 from .errors import CannotOpenError, FileReplacedError
 
 # A file, wherever it is moved: its device and inode.
@@ -49,6 +50,7 @@ class FileIdentity:
         self._wal: Identity | None = None
         self._shm: Identity | None = None
         self._was_replaced = False
+        self._told = ""
         self._mutex = threading.Lock()
         self._fresh_until = 0.0
 
@@ -111,6 +113,7 @@ class FileIdentity:
             return
         self._fresh_until = 0.0
         if found is None and not self._was_replaced:
+            self._tell("was deleted or moved while it was open")
             raise FileReplacedError(
                 f"{self._name} was deleted or moved while it was open here. Nothing more is read "
                 "from it or written to it: put it back, with its -wal, or close this and open a "
@@ -118,7 +121,15 @@ class FileIdentity:
             )
         # From now on, also if the old file comes back: it may have lost its -wal.
         self._was_replaced = True
-        raise self._replaced(self._take_wal_aside())
+        aside = self._take_wal_aside()
+        self._tell(f"was replaced while it was open{f'; its -wal is now {aside}' if aside else ''}")
+        raise self._replaced(aside)
+
+    def _tell(self, what: str) -> None:
+        """To the log, once: every later call raises."""
+        if what != self._told and not self._told.startswith("was replaced"):
+            self._told = what
+            logs.files.error("%s %s: every call on it raises FileReplacedError", self._name, what)
 
     def _replaced(self, aside: Path | None) -> FileReplacedError:
         where = f"; what was saved last is in {aside}, which belongs to that file" if aside else ""

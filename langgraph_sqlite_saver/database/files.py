@@ -278,7 +278,7 @@ class DatabaseFile:
             set_connection_pragmas(conn, self._pragmas)
             set_file_pragmas(conn, self._pragmas)
             for schema in self._schemas:
-                migrate(conn, schema)
+                migrate(conn, schema, self.location.name)
             # As for a reader: from now on its -wal is there, and no longer changes.
             conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         except BaseException:
@@ -319,17 +319,21 @@ def take_empty_wal_away(location: Location) -> None:
                 conn.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
-def migrate(conn: sqlite3.Connection, schema: Schema) -> None:
-    """Bring a component's tables to the newest version, one transaction for each migration."""
+def migrate(conn: sqlite3.Connection, schema: Schema, where: str) -> None:
+    """Bring a component's tables to the newest version, one transaction for each migration.
+
+    `where` is the file in the log.
+    """
     while migrations.pending(conn, schema):
         conn.execute("BEGIN IMMEDIATE")
         try:
-            migrations.apply_next(conn, schema)
+            applied = migrations.apply_next(conn, schema)
             conn.execute("COMMIT")
         except BaseException:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
             raise
+        migrations.tell_applied(where, schema, applied)
 
 
 def create_private(path: StrPath) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from . import logs
 from .errors import InvalidInputError, MigrationError, UnknownSchemaError, translate
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9]+(?:_[a-z0-9]+)*\.sql\Z")
@@ -125,7 +126,9 @@ def pending(conn: sqlite3.Connection, schema: Schema) -> tuple[Migration, ...]:
     return tuple(m for m in schema.migrations if m.version > version)
 
 
-def apply_next(conn: sqlite3.Connection, schema: Schema, executed: set[str] | None = None) -> bool:
+def apply_next(
+    conn: sqlite3.Connection, schema: Schema, executed: set[str] | None = None
+) -> Migration | None:
     """Inside an open write transaction: apply the next pending migration, if any, and record it.
 
     The version is read under the write lock, so processes that start together apply each once.
@@ -135,7 +138,7 @@ def apply_next(conn: sqlite3.Connection, schema: Schema, executed: set[str] | No
     executed = set() if executed is None else executed
     todo = pending(conn, schema)
     if not todo:
-        return False
+        return None
     migration = todo[0]
     try:
         conn.execute(f"CREATE TABLE IF NOT EXISTS {schema.versions_table} (v INTEGER PRIMARY KEY)")
@@ -151,7 +154,15 @@ def apply_next(conn: sqlite3.Connection, schema: Schema, executed: set[str] | No
             f"{migration.name} failed: {error}. The file is at the version it had; if it is "
             "another program's, give the saver a file of its own."
         ) from error
-    return True
+    return migration
+
+
+def tell_applied(where: str, schema: Schema, migration: Migration | None) -> None:
+    """Have the log tell that a migration was applied, and committed."""
+    if migration is not None:
+        table, version = schema.versions_table, migration.version
+        before = 0 if version == schema.oldest else version - 1
+        logs.migrations.info("%s: %s from version %d to %d", where, table, before, version)
 
 
 def _execute(conn: sqlite3.Connection, statement: str, may_be_done: bool) -> None:

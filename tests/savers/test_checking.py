@@ -438,3 +438,33 @@ def test_without_its_key_an_encrypted_file_is_reported_value_by_value(
     assert [each.channel for each in found] == ["messages"] * 8 + ["w", "small"]
     assert secret.check() == []
     expect(open_(serde=secret.saver.serde), 27, start=20)
+
+
+# --- the log
+
+
+def test_damage_is_told_to_the_log(
+    open_: Any, chats: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By whatever comes upon it: reading, listing, and check(), which tells how much there is."""
+    delete_the_base(chats)
+    saver = open_()
+
+    def told() -> list[str]:
+        found = [each for each in caplog.records if each.name == "langgraph_sqlite_saver.damage"]
+        lines = [each.getMessage() for each in found]
+        caplog.clear()
+        return lines
+
+    with pytest.raises(DamagedError):
+        get(saver, 26)
+    (line,) = told()
+    assert "thread 't'" in line and "channel 'messages', version 26" in line
+    with pytest.raises(DamagedError):
+        saver.list(place())
+    assert "list() leaves out a checkpoint" in told()[0]
+    found = saver.check()
+    (line,) = told()
+    assert line.startswith(f"check() found {len(found)} damages; the first: ")
+    get(saver, 28, thread="sound")
+    assert told() == []
