@@ -46,7 +46,15 @@ from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
-from .database import AiosqliteDatabase, AsyncDatabase, EventLoopError, PragmaValue, logs, upkeep
+from .database import (
+    AiosqliteDatabase,
+    AsyncDatabase,
+    EventLoopError,
+    OnEvent,
+    PragmaValue,
+    logs,
+    upkeep,
+)
 from .database.files import StrPath
 from .database.upkeep import Left, Progress, Vacuum
 
@@ -72,6 +80,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         conn: As for `SqliteSaver`; or an `aiosqlite.Connection`, which stays yours and has one
             operation run at a time.
         serde, history, pragmas, readers, lock_timeout: As for `SqliteSaver`.
+        on_event: As for `SqliteSaver`; of saves and reads it is told in the event loop.
 
     Raises:
         StorageError: A subclass that says what to do, from every method.
@@ -86,16 +95,26 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(serde=serde)
         self.database: AsyncDatabase | AiosqliteDatabase
         if isinstance(conn, aiosqlite.Connection):
             self.database = AiosqliteDatabase(
-                conn, schemas=[SCHEMA], pragmas=pragmas, lock_timeout=lock_timeout
+                conn,
+                schemas=[SCHEMA],
+                pragmas=pragmas,
+                lock_timeout=lock_timeout,
+                on_event=on_event,
             )
         else:
             self.database = AsyncDatabase(
-                conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+                conn,
+                schemas=[SCHEMA],
+                pragmas=pragmas,
+                readers=readers,
+                lock_timeout=lock_timeout,
+                on_event=on_event,
             )
         self.history = History(history)
         self._lineage = Lineage(alone=self.database.path is not None)
@@ -114,6 +133,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> AsyncIterator[Self]:
         """A saver for the time of an `async with` block, from a path or `":memory:"`."""
         async with cls(
@@ -123,6 +143,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
             pragmas=pragmas,
             readers=readers,
             lock_timeout=lock_timeout,
+            on_event=on_event,
         ) as saver:
             yield saver
 

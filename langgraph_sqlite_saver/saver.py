@@ -49,7 +49,7 @@ from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage, deleting
 from .checkpoints.overview import Stats, ThreadInfo
-from .database import Database, PragmaValue, StorageError, logs, upkeep
+from .database import Database, OnEvent, PragmaValue, StorageError, logs, upkeep
 from .database.files import StrPath
 from .database.upkeep import Left, Progress, Vacuum
 
@@ -104,6 +104,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             defaults are `langgraph_sqlite_saver.database.CONNECTION_PRAGMAS`.
         readers: How many connections may read at once.
         lock_timeout: How long to wait for other processes, in seconds.
+        on_event: Called with an `Event` for each save, read, commit and wait for a lock, in the
+            thread that did it: for metrics. It has to be quick, and must not call the saver.
 
     Raises:
         StorageError: A subclass that says what to do, from every method.
@@ -118,10 +120,16 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(serde=serde)
         self.database = Database(
-            conn, schemas=[SCHEMA], pragmas=pragmas, readers=readers, lock_timeout=lock_timeout
+            conn,
+            schemas=[SCHEMA],
+            pragmas=pragmas,
+            readers=readers,
+            lock_timeout=lock_timeout,
+            on_event=on_event,
         )
         self.history = History(history)
         self._lineage = Lineage(alone=self.database.path is not None)
@@ -140,6 +148,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> Iterator[Self]:
         """A saver for the time of a `with` block, from a path or `":memory:"`."""
         with cls(
@@ -149,6 +158,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             pragmas=pragmas,
             readers=readers,
             lock_timeout=lock_timeout,
+            on_event=on_event,
         ) as saver:
             yield saver
 

@@ -24,6 +24,7 @@ from .errors import (
     StorageError,
     UnknownSchemaError,
 )
+from .events import Event, OnEvent
 from .migrations import Migration, Schema, load_migrations
 from .pragmas import CONNECTION_PRAGMAS, FILE_PRAGMAS, PragmaValue
 
@@ -38,6 +39,7 @@ __all__ = [
     "DatabaseClosedError",
     "DatabaseFullError",
     "DatabaseLockedError",
+    "Event",
     "EventLoopError",
     "FileReplacedError",
     "InvalidInputError",
@@ -45,6 +47,7 @@ __all__ = [
     "Migration",
     "MigrationError",
     "NotADatabaseError",
+    "OnEvent",
     "OwnersTransactionWarning",
     "PragmaValue",
     "ReadOnlyError",

@@ -13,8 +13,9 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,18 +25,8 @@ from . import fork
 from .aiosqlite_ import AwaitableConnection
 from .core import Database, Op, Target
 from .errors import was_closed
-from .jobs import (
-    MAINTAIN,
-    READ,
-    TURN,
-    WRITE,
-    AwaitedJob,
-    Kind,
-    Operation,
-    answer,
-    nothing,
-    with_options,
-)
+from .events import OnEvent
+from .jobs import MAINTAIN, READ, TURN, WRITE, AwaitedJob, Kind, Operation, answer, nothing
 from .migrations import Schema
 from .pragmas import PragmaValue
 from .readers import FIRST, LONG, SHORT, ReadKind
@@ -67,7 +58,8 @@ class AsyncDatabase:
 
     Args:
         target: As for `Database`; or a `Database` to share.
-        schemas, pragmas, readers, lock_timeout: As for `Database`.
+        schemas, pragmas, readers, lock_timeout, on_event: As for `Database`; operations are told of
+            in the event loop.
     """
 
     def __init__(
@@ -78,6 +70,7 @@ class AsyncDatabase:
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> None:
         if isinstance(target, Database):
             self._database = target
@@ -88,13 +81,9 @@ class AsyncDatabase:
                 pragmas=pragmas,
                 readers=readers,
                 lock_timeout=lock_timeout,
+                on_event=on_event,
             )
-        database = self._database
-        self._read: dict[ReadKind, Callable[..., Any]] = {
-            SHORT: database.read,
-            FIRST: database.read_first,
-            LONG: database.read_long,
-        }
+        self._events = self._database.events
         # A file has readers beside the writer; a single connection has one queue for all.
         self._reads_apart = self._database.path is not None
         self._reset()
@@ -166,7 +155,7 @@ class AsyncDatabase:
 
     async def open(self) -> None:
         """Open the database now. Otherwise the first call does."""
-        await self._run(MAINTAIN, nothing, (), {})
+        await self._answer(MAINTAIN, nothing, ())
 
     async def close(self) -> None:
         """Complete what is under way, close what was opened here, refuse later calls."""
@@ -188,15 +177,21 @@ class AsyncDatabase:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def _run(
+    def _run(
         self,
         kind: Kind,
-        op: Op[..., Any],
+        op: Operation,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         pool: ReadKind = SHORT,
+    ) -> Awaitable[Any]:
+        call = partial(op, **kwargs) if kwargs else op
+        answer = self._answer(kind, call, args, pool)
+        return answer if self._events is None else self._events.awaited(kind, op, answer)
+
+    async def _answer(
+        self, kind: Kind, op: Operation, args: tuple[Any, ...], pool: ReadKind = SHORT
     ) -> Any:
-        op, args = with_options(op, args, kwargs)
         if self._closing:
             raise was_closed(self._database.name)
         if kind == READ and self._reads_apart:
@@ -264,7 +259,7 @@ class AsyncDatabase:
         if job.future.cancelled():
             return
         try:
-            job.settle(self._read[pool](job.run))
+            job.settle(self._database.perform(READ, job.run, (), pool))
         except BaseException as error:  # on a thread of ours, only the operation can have raised it
             job.settle(None, error)
 

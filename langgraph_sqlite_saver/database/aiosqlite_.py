@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -28,7 +28,8 @@ from .errors import (
     translated,
     was_closed,
 )
-from .jobs import MAINTAIN, READ, WRITE, Job, Kind, nothing
+from .events import Events, OnEvent
+from .jobs import MAINTAIN, READ, WRITE, Job, Kind, Operation, nothing
 from .migrations import Schema
 from .own_cursors import OwnCursors
 from .pragmas import PragmaValue
@@ -56,6 +57,7 @@ class AiosqliteDatabase:
         schemas: Sequence[Schema] = (),
         pragmas: Mapping[str, PragmaValue] | None = None,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> None:
         check_lock_timeout(lock_timeout)
         if pragmas:
@@ -66,6 +68,7 @@ class AiosqliteDatabase:
         self._transactions: BorrowedTransactions | None = None
         self._prepared = False
         self._closed = False
+        self._events = Events.of(_NAME, None, on_event)
 
     @property
     def path(self) -> None:
@@ -109,7 +112,7 @@ class AiosqliteDatabase:
 
     async def open(self) -> None:
         """Bring the tables up to date now. Otherwise the first call does."""
-        await self._run(MAINTAIN, nothing, (), {})
+        await self._answer(MAINTAIN, nothing, (), {})
 
     async def close(self) -> None:
         """Refuse later calls. The connection is its owner's to close."""
@@ -118,7 +121,13 @@ class AiosqliteDatabase:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.description}>"
 
-    async def _run(
+    def _run(
+        self, kind: Kind, op: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any]:
+        answer = self._answer(kind, op, args, kwargs)
+        return answer if self._events is None else self._events.awaited(kind, op, answer)
+
+    async def _answer(
         self, kind: Kind, op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if self._closed:

@@ -114,6 +114,10 @@ class BorrowedTransactions:
         """Close the connection, where it is ours."""
         self._conn.close()
 
+    @property
+    def wal(self) -> None:
+        """None: the -wal is the owner's."""
+
     def keep_up(self) -> None:
         """Nothing: the -wal is the owner's."""
 

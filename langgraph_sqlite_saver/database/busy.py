@@ -36,11 +36,33 @@ def check_lock_timeout(seconds: float) -> None:
         raise InvalidInputError(f"lock_timeout cannot be {seconds!r} seconds")
 
 
-def retry_while_busy(attempt: Callable[[], T], *, limit: float, where: str) -> T:
+def retry_while_busy(
+    attempt: Callable[[], T],
+    *,
+    limit: float,
+    where: str,
+    on_wait: Callable[[float], None] | None = None,
+) -> T:
     """What `attempt` returns, tried again while another connection holds a lock.
 
     `limit` is in seconds; after it DatabaseLockedError names the file (`where`) and the limit.
+    `on_wait` is told how long it took, if it took any waiting.
     """
+    started = time.monotonic()
+    if on_wait is None:
+        return _retry(attempt, limit, where)
+    try:
+        return attempt()
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+    try:
+        return _retry(attempt, limit, where)
+    finally:
+        on_wait(time.monotonic() - started)
+
+
+def _retry(attempt: Callable[[], T], limit: float, where: str) -> T:
     started: float | None = None
     told = False
     while True:

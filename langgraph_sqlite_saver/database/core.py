@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, TypeVar, Union, cast
 
@@ -31,9 +32,10 @@ from .errors import (
     translated,
     was_closed,
 )
+from .events import Events, ObservedRunner, OnEvent
 from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
-from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, nothing, with_options
-from .lane import Lane
+from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, Operation, nothing
+from .lane import Lane, Runner
 from .migrations import Schema
 from .own_cursors import OwnCursors, check_borrowed, connection_in
 from .pragmas import PragmaValue, checked, set_connection_pragmas
@@ -69,6 +71,8 @@ class Database:
         readers: How many connections may read at once.
         lock_timeout: How long to wait for other processes' locks, in seconds, for each attempt; a
             call that queues behind others may take longer.
+        on_event: Called with an `Event` for each operation, commit and wait, in the thread that
+            did it: for metrics. It has to be quick, and must not call the database.
 
     Raises:
         StorageError: A subclass that says what to do, from here and from every method.
@@ -82,6 +86,7 @@ class Database:
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        on_event: OnEvent | None = None,
     ) -> None:
         if isinstance(readers, bool) or not isinstance(readers, int):
             raise InvalidTypeError(f"readers is a whole number, not {readers!r}")
@@ -100,50 +105,59 @@ class Database:
         self._borrowed: sqlite3.Connection | None = None
         self._shared: SharedConnection | None = None
         self._file: DatabaseFile | None = None
+        self.name: str
+        self.events: Events | None
+        self._lane: Lane
+        self._beside: Beside
         self._readers: Readers | None = None
-        self._choose(target, readers)
+        self._choose(target, readers, on_event)
         fork.watch(self)
         if self._shared is None:
             weakref.finalize(self, _close_quietly, self._lane, self._readers, self._beside)
 
-    def _choose(self, target: Target, readers: int) -> None:
+    def _choose(self, target: Target, readers: int, on_event: OnEvent | None) -> None:
         """One lane for everything, or for a file: a lane for writing and readers beside it."""
         conn = connection_in(target)
         if conn is not None:
             self._borrow(cast(sqlite3.Connection, target), conn)
+            self.events = Events.of(self.name, None, on_event)
             return
         location = Location.of(cast("str | os.PathLike[str]", target))
         self.name = name = location.name
         timeout = self._lock_timeout
+        events = self.events = Events.of(name, location.path, on_event)
         if location.path is None:
             open_memory = self._opener_of_memory(location)
             opened: list[sqlite3.Connection] = []
 
-            def connect() -> BorrowedTransactions:
+            def connect() -> Runner:
                 opened.append(open_memory())
-                return BorrowedTransactions(OwnCursors(opened[-1]), name, timeout)
+                transactions = BorrowedTransactions(OwnCursors(opened[-1]), name, timeout)
+                return ObservedRunner(transactions, events) if events else transactions
 
             # There is no other connection: `connection` gives this one to the caller as well.
             self._lane = Lane(name, connect, largest_batch=1)
             self._beside = Beside(name, lambda: opened[-1])
             return
-        file = self._file = DatabaseFile(location, self._schemas, self._pragmas, timeout)
+        on_wait = partial(events.tell, "wait") if events else None
+        file = self._file = DatabaseFile(location, self._schemas, self._pragmas, timeout, on_wait)
         self._beside = Beside(name, file.open_beside)
         check = file.check_identity
         self._readers = Readers(
-            name, readers, lambda: Transactions(file.open_reader(), name, timeout, check)
+            name, readers, lambda: Transactions(file.open_reader(), name, timeout, check, on_wait)
         )
         # A file that cannot be written has no writer: what stands in its place says so.
         no_writer = cast(sqlite3.Connection, _NoWriter(name))
         readers_of_file = self._readers
 
-        def open_writer() -> Transactions:
+        def open_writer() -> Runner:
             conn = file.open_writer()
             if conn is None:
                 return Transactions(no_writer, name, timeout, check)
             path = cast(str, location.path)
             wal = WalKeeper(conn, path, self._pragmas, file.open_reader, readers_of_file)
-            return Transactions(conn, name, timeout, check, wal)
+            transactions = Transactions(conn, name, timeout, check, on_wait, wal)
+            return ObservedRunner(transactions, events) if events else transactions
 
         self._lane = Lane(name, open_writer)
 
@@ -258,29 +272,47 @@ class Database:
 
         Never waits for a write of this database, nor (up to `readers`) for another read.
         """
-        return cast(T, self._perform(READ, *with_options(op, args, kwargs)))
+        if kwargs or self.events is not None:
+            return cast(T, self._observed(READ, op, args, kwargs))
+        return cast(T, self.perform(READ, op, args))
 
     def read_first(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `read`, for what a write needs to know before it: waits for no crowd of readers."""
-        return cast(T, self._perform(READ, *with_options(op, args, kwargs), FIRST))
+        return cast(T, self._observed(READ, op, args, kwargs, FIRST))
 
     def read_long(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `read`, for what takes long (a backup, statistics): keeps no other read waiting."""
-        return cast(T, self._perform(READ, *with_options(op, args, kwargs), LONG))
+        return cast(T, self._observed(READ, op, args, kwargs, LONG))
 
     def write(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `op(conn, …)` returns, once it is committed; nothing of it stays if it raises.
 
         Writes that come while another commits share the next transaction.
         """
-        return cast(T, self._perform(WRITE, *with_options(op, args, kwargs)))
+        if kwargs or self.events is not None:
+            return cast(T, self._observed(WRITE, op, args, kwargs))
+        return cast(T, self.perform(WRITE, op, args))
 
     def maintain(self, op: Op[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `op(conn, …)` returns, run on the writer outside any transaction.
 
         For VACUUM, a WAL checkpoint, PRAGMAs; writes wait meanwhile.
         """
-        return cast(T, self._perform(MAINTAIN, *with_options(op, args, kwargs)))
+        return cast(T, self._observed(MAINTAIN, op, args, kwargs))
+
+    def _observed(
+        self,
+        kind: Kind,
+        op: Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pool: ReadKind = SHORT,
+    ) -> Any:
+        call = partial(op, **kwargs) if kwargs else op
+        if self.events is None:
+            return self.perform(kind, call, args, pool)
+        with self.events.operation(kind, op):
+            return self.perform(kind, call, args, pool)
 
     def shorten_wal(self, conn: sqlite3.Connection) -> Left:
         """Copy the -wal into the file and cut it short; says what is left. To run with `maintain`.
@@ -289,7 +321,7 @@ class Database:
         owner's, and left alone.
         """
         runner = self._lane.runner
-        if isinstance(runner, Transactions) and runner.wal is not None:
+        if runner is not None and runner.wal is not None:
             runner.wal.empty()
         return upkeep.left(conn)
 
@@ -302,9 +334,10 @@ class Database:
         """Run what is queued; for a thread of `AsyncDatabase`."""
         self._lane.lead()
 
-    def _perform(
-        self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...], pool: ReadKind = SHORT
+    def perform(
+        self, kind: Kind, op: Operation, args: tuple[Any, ...], pool: ReadKind = SHORT
     ) -> Any:
+        """Run an operation; for `AsyncDatabase`, which tells of it by itself."""
         self._check_usable()
         if self._shared is not None:
             return self._perform_borrowed(kind, op, args)

@@ -155,12 +155,14 @@ class DatabaseFile:
         schemas: Sequence[Schema],
         pragmas: Mapping[str, PragmaValue],
         lock_timeout: float,
+        on_wait: Callable[[float], None] | None = None,
     ) -> None:
         self.location = location
         self.read_only = location.read_only
         self._schemas = schemas
         self._pragmas = pragmas
         self._lock_timeout = lock_timeout
+        self._on_wait = on_wait
         # What the file looked like when it was opened as one that nobody writes.
         self._immutable: tuple[int, ...] | None = None
         path = location.path or ""
@@ -201,6 +203,7 @@ class DatabaseFile:
             lambda: self._identity.open(connect),
             limit=self._lock_timeout,
             where=self.location.name,
+            on_wait=self._on_wait,
         )
 
     def open_beside(self) -> sqlite3.Connection:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Literal
@@ -23,15 +23,6 @@ PAUSE: Kind = "pause"
 CLOSE: Kind = "close"
 
 Operation = Callable[..., Any]
-
-
-def with_options(
-    op: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Operation, tuple[Any, ...]]:
-    """An operation and its arguments, where some of them are named ones."""
-    if not kwargs:
-        return op, args
-    return lambda conn: op(conn, *args, **kwargs), ()
 
 
 def nothing(*_: object) -> None:

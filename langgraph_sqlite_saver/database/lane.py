@@ -36,6 +36,7 @@ from .jobs import (
     nothing,
 )
 from .transactions import is_the_operations
+from .wal import WalKeeper
 
 # Enough to make the disk's wait small for each; few enough that nobody waits for a long batch.
 LARGEST_BATCH = 128
@@ -46,6 +47,10 @@ class Runner(Protocol):
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it."""
+
+    @property
+    def wal(self) -> WalKeeper | None:
+        """What keeps the -wal short, where that is ours to do."""
 
     def keep_up(self) -> None:
         """Do what is due after commits, once their callers are answered."""

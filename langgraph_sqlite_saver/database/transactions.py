@@ -34,8 +34,8 @@ class Transactions:
     """The transactions of one connection.
 
     `where` and `lock_timeout` (seconds) are for the error that a locked database ends in.
-    `check_file` raises where the connection's file is not the one to use any more. `wal` is told
-    when something was committed.
+    `check_file` raises where the connection's file is not the one to use any more. `on_wait` is
+    told how long a lock of another connection was waited for, `wal` that something was committed.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Transactions:
         where: str,
         lock_timeout: float,
         check_file: Callable[[], None] = nothing,
+        on_wait: Callable[[float], None] | None = None,
         wal: WalKeeper | None = None,
     ) -> None:
         self.conn = conn
@@ -51,6 +52,7 @@ class Transactions:
         self._lock_timeout = lock_timeout
         self._check_file = check_file
         self.wal = wal
+        self._on_wait = on_wait
 
     def close(self) -> None:
         """Close the connection."""
@@ -232,4 +234,6 @@ class Transactions:
                 self.conn.execute("ROLLBACK")
 
     def _retry(self, attempt: Callable[[], Any]) -> Any:
-        return retry_while_busy(attempt, limit=self._lock_timeout, where=self._where)
+        return retry_while_busy(
+            attempt, limit=self._lock_timeout, where=self._where, on_wait=self._on_wait
+        )

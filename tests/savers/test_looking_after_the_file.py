@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import os
 import sqlite3
 import threading
@@ -10,9 +12,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 
-from langgraph_sqlite_saver import InvalidInputError, SqliteSaver, Stats, StorageError, ThreadInfo
+from langgraph_sqlite_saver import (
+    AsyncSqliteSaver,
+    Event,
+    InvalidInputError,
+    SqliteSaver,
+    Stats,
+    StorageError,
+    ThreadInfo,
+)
 
 from .helpers import LIST, chain, count, dump, names, numbers, orphans, place, rows, save, values
 
@@ -329,3 +340,43 @@ def test_a_closed_file_is_alone(every_saver: Any, database_path: Path) -> None:
     chain(every_saver, 2)
     every_saver.saver.close()
     assert names(database_path.parent) == ["agent.db"]
+
+
+# --- events
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "sync-awaited", "async-blocking"])
+@pytest.mark.parametrize("borrowed", [False, True])
+def test_on_event_is_told_of_saves_and_reads(
+    open_driver: Any, database_path: Path, mode: str, borrowed: bool
+) -> None:
+    """By the names of the methods; also by the copies that compile() makes of a saver."""
+    told: list[Event] = []
+    conn = sqlite3.connect(database_path, check_same_thread=False)
+    saver = open_driver(mode, conn if borrowed else database_path, on_event=told.append)
+    save(saver, 1, {"a": LIST})
+    saver.put_writes(place(1), [("a", LIST)], "task")
+    saver.get_tuple(place())
+    done = {(each.kind, each.operation) for each in told if each.error is None}
+    assert {("write", "put"), ("write", "put_writes"), ("read", "get_tuple")} <= done
+    assert sum(each.operations for each in told if each.kind == "commit") == (0 if borrowed else 2)
+    told.clear()
+    again = copy.copy(saver.saver)
+    assert again.database is saver.saver.database
+    saver.list(None)
+    assert [each.kind for each in told] == ["read"]
+    conn.close()
+
+
+def test_on_event_is_told_of_an_aiosqlite_connection(database_path: Path) -> None:
+    """Its operations; it commits each by itself."""
+    told: list[Event] = []
+
+    async def scenario() -> None:
+        async with aiosqlite.connect(database_path) as conn:
+            saver = AsyncSqliteSaver(conn, on_event=told.append)
+            await saver.adelete_thread("none")
+            assert await saver.aget_tuple(place()) is None
+
+    asyncio.run(scenario())
+    assert [each.kind for each in told] == ["write", "read"]
