@@ -79,7 +79,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     Args:
         conn: As for `SqliteSaver`; or an `aiosqlite.Connection`, which stays yours and has one
             operation run at a time.
-        serde, history, pragmas, readers, lock_timeout: As for `SqliteSaver`.
+        serde, history, pragmas, readers, lock_timeout, mode: As for `SqliteSaver`.
         on_event: As for `SqliteSaver`; of saves and reads it is told in the event loop.
 
     Raises:
@@ -95,6 +95,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        mode: int = 0o600,
         on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(serde=serde)
@@ -114,6 +115,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
                 pragmas=pragmas,
                 readers=readers,
                 lock_timeout=lock_timeout,
+                mode=mode,
                 on_event=on_event,
             )
         self.history = History(history)
@@ -133,6 +135,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        mode: int = 0o600,
         on_event: OnEvent | None = None,
     ) -> AsyncIterator[Self]:
         """A saver for the time of an `async with` block, from a path or `":memory:"`."""
@@ -143,6 +146,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
             pragmas=pragmas,
             readers=readers,
             lock_timeout=lock_timeout,
+            mode=mode,
             on_event=on_event,
         ) as saver:
             yield saver

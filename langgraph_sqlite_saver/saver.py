@@ -104,6 +104,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             defaults are `langgraph_sqlite_saver.database.CONNECTION_PRAGMAS`.
         readers: How many connections may read at once.
         lock_timeout: How long to wait for other processes, in seconds.
+        mode: The permissions of a new file, as 0o640 for a group that may read, whatever the
+            umask; its -wal and -shm get the same. A file that is there keeps its own.
         on_event: Called with an `Event` for each save, read, commit and wait for a lock, in the
             thread that did it: for metrics. It has to be quick, and must not call the saver.
 
@@ -120,6 +122,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        mode: int = 0o600,
         on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(serde=serde)
@@ -129,6 +132,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             pragmas=pragmas,
             readers=readers,
             lock_timeout=lock_timeout,
+            mode=mode,
             on_event=on_event,
         )
         self.history = History(history)
@@ -148,6 +152,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        mode: int = 0o600,
         on_event: OnEvent | None = None,
     ) -> Iterator[Self]:
         """A saver for the time of a `with` block, from a path or `":memory:"`."""
@@ -158,6 +163,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             pragmas=pragmas,
             readers=readers,
             lock_timeout=lock_timeout,
+            mode=mode,
             on_event=on_event,
         ) as saver:
             yield saver

@@ -86,7 +86,7 @@ def open_driver() -> Iterator[Callable[..., Driver]]:
     """Opens savers by mode, `open_driver("async", path, serde=…)`, and closes them at the end."""
     opened: list[Driver] = []
 
-    def open_(mode: str, target: Any, **options: Any) -> Driver:
+    def open_(mode: str, target: Any, /, **options: Any) -> Driver:
         kind, awaited = MODES[mode]
         opened.append(Driver(kind(target, **options), awaited=awaited))
         return opened[-1]

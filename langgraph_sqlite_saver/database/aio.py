@@ -58,8 +58,8 @@ class AsyncDatabase:
 
     Args:
         target: As for `Database`; or a `Database` to share.
-        schemas, pragmas, readers, lock_timeout, on_event: As for `Database`; operations are told of
-            in the event loop.
+        schemas, pragmas, readers, lock_timeout, mode, on_event: As for `Database`; operations are
+            told of in the event loop.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class AsyncDatabase:
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        mode: int = 0o600,
         on_event: OnEvent | None = None,
     ) -> None:
         if isinstance(target, Database):
@@ -81,6 +82,7 @@ class AsyncDatabase:
                 pragmas=pragmas,
                 readers=readers,
                 lock_timeout=lock_timeout,
+                mode=mode,
                 on_event=on_event,
             )
         self._events = self._database.events

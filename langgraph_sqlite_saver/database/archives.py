@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import tempfile
 import time
 import zlib
@@ -162,7 +163,9 @@ def restore_backup(
     keep: bool = True,
     progress: Progress | None = None,
 ) -> BackupFigures:
-    """Put a backup in the place of the database at `path`, with mode 0600, and tell what it holds.
+    """Put a backup in the place of the database at `path`, and tell what it holds.
+
+    The new file has the owner and the mode of the one that was there, mode 0600 without one.
 
     It is checked first, as `check_backup` does. What was there, with its -wal, is kept beside it as
     `<path>.before-restore-YYYYMMDD_HHMMSS` (local time), which is for the caller to remove, unless
@@ -467,11 +470,14 @@ def _rows(conn: sqlite3.Connection, table: str) -> int:
 
 
 def _give_to_owner(new: Path, target: Path) -> None:
-    """A service with rights of its own must be able to open what root restores."""
+    """A service with rights of its own, and who reads beside it, must be able to open what root
+    restores.
+    """
     # Another user than root cannot give a file away.
     with suppress(FileNotFoundError, PermissionError):
-        owner = target.stat()
-        os.chown(new, owner.st_uid, owner.st_gid)
+        there = target.stat()
+        os.chown(new, there.st_uid, there.st_gid)
+        new.chmod(stat.S_IMODE(there.st_mode))
 
 
 def _swap(work: Path, target: Path, keep: bool) -> Path | None:

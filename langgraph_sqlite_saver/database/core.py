@@ -33,7 +33,7 @@ from .errors import (
     was_closed,
 )
 from .events import Events, ObservedRunner, OnEvent
-from .files import DatabaseFile, Location, check_sqlite_version, connect, migrate
+from .files import DatabaseFile, Location, check_sqlite_version, checked_mode, connect, migrate
 from .jobs import MAINTAIN, READ, WRITE, AwaitedJob, Kind, Operation, nothing
 from .lane import Lane, Runner
 from .migrations import Schema
@@ -64,13 +64,15 @@ class Database:
     Args:
         target: A path, an SQLite URI (`file:agent.db?mode=ro`), `":memory:"`, or a connection of
             yours (`sqlite3.Connection`, or another module's): it keeps its settings and stays
-            open. New files are created with mode 0600.
+            open.
         schemas: The tables to create or migrate at the first use.
         pragmas: Overrides for the PRAGMAs in `pragmas.py`, as `{"synchronous": "FULL"}`.
             Not for a borrowed connection.
         readers: How many connections may read at once.
         lock_timeout: How long to wait for other processes' locks, in seconds, for each attempt; a
             call that queues behind others may take longer.
+        mode: The permissions of a new file, as 0o640 for a group that may read, whatever the
+            umask; its -wal and -shm get the same. A file that is there keeps its own.
         on_event: Called with an `Event` for each operation, commit and wait, in the thread that
             did it: for metrics. It has to be quick, and must not call the database.
 
@@ -86,6 +88,7 @@ class Database:
         pragmas: Mapping[str, PragmaValue] | None = None,
         readers: int = 4,
         lock_timeout: float = 30.0,
+        mode: int = 0o600,
         on_event: OnEvent | None = None,
     ) -> None:
         if isinstance(readers, bool) or not isinstance(readers, int):
@@ -93,6 +96,7 @@ class Database:
         if readers < 1:
             raise InvalidInputError(f"readers must be at least 1, not {readers}")
         check_lock_timeout(lock_timeout)
+        self._mode = checked_mode(mode)
         self._lock_timeout = lock_timeout
         self._schemas = tuple(schemas)
         self._pragmas = checked(pragmas)
@@ -140,7 +144,9 @@ class Database:
             self._beside = Beside(name, lambda: opened[-1])
             return
         on_wait = partial(events.tell, "wait") if events else None
-        file = self._file = DatabaseFile(location, self._schemas, self._pragmas, timeout, on_wait)
+        file = self._file = DatabaseFile(
+            location, self._schemas, self._pragmas, timeout, on_wait, self._mode
+        )
         self._beside = Beside(name, file.open_beside)
         check = file.check_identity
         self._readers = Readers(

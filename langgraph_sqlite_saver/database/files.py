@@ -156,6 +156,7 @@ class DatabaseFile:
         pragmas: Mapping[str, PragmaValue],
         lock_timeout: float,
         on_wait: Callable[[float], None] | None = None,
+        mode: int = 0o600,
     ) -> None:
         self.location = location
         self.read_only = location.read_only
@@ -163,6 +164,7 @@ class DatabaseFile:
         self._pragmas = pragmas
         self._lock_timeout = lock_timeout
         self._on_wait = on_wait
+        self._mode = mode
         # What the file looked like when it was opened as one that nobody writes.
         self._immutable: tuple[int, ...] | None = None
         path = location.path or ""
@@ -179,7 +181,7 @@ class DatabaseFile:
         self._identity.check_now()
         with translated(location.name):
             if not (location.read_only or location.must_exist):
-                _create_missing(location)
+                _create_missing(location, self._mode)
             self._refuse_foreign()
             self.read_only = location.read_only or not _can_write(location)
             if not self.read_only:
@@ -339,9 +341,29 @@ def migrate(conn: sqlite3.Connection, schema: Schema, where: str) -> None:
         migrations.tell_applied(where, schema, applied)
 
 
-def create_private(path: StrPath) -> None:
-    """Create an empty file that only its owner can read (0600); raises FileExistsError."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+def create_private(path: StrPath, mode: int = 0o600) -> None:
+    """Create an empty file that only its owner can read, or as `mode` says.
+
+    Raises FileExistsError.
+    """
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        if mode != 0o600 and hasattr(os, "fchmod"):  # which no umask cuts
+            os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
+
+
+def checked_mode(mode: int) -> int:
+    """The permissions of new files; raises for what cannot be meant."""
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise InvalidTypeError(f"mode is a number, as 0o640, not {mode!r}")
+    if not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
+        raise InvalidInputError(
+            f"mode cannot be {mode} ({mode:#o}): it is an octal number, as 0o640, by which the "
+            "owner can read and write"
+        )
+    return mode
 
 
 def sync(path: Path) -> None:
@@ -353,12 +375,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _create_missing(location: Location) -> None:
+def _create_missing(location: Location, mode: int) -> None:
     assert location.path is not None
     if os.path.exists(location.path):  # noqa: PTH110
         return
     try:
-        create_private(location.path)
+        create_private(location.path, mode)
     except FileExistsError:  # another process was faster
         pass
     except OSError as error:

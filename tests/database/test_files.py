@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import sqlite3
 import stat
 import subprocess
 from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from langgraph_sqlite_saver.database import CannotOpenError, Database, InvalidInputError
+from langgraph_sqlite_saver.database import (
+    CannotOpenError,
+    Database,
+    InvalidInputError,
+    InvalidTypeError,
+)
 
 from .helpers import (
     DEADLOCK,
@@ -32,6 +39,65 @@ def test_files_are_private(db: Any, path: Path) -> None:
     db.write(insert, 1)
     modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
     assert modes == {f"test.db{suffix}": 0o600 for suffix in ("", "-wal", "-shm")}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o640, 0o666, 0o600])
+def test_the_mode_of_new_files_can_be_chosen(
+    open_database: Any, path: Path, mode: int, umask: int
+) -> None:
+    """No umask cuts it; SQLite gives it to the -wal and the -shm as well."""
+    before = os.umask(umask)
+    try:
+        db = open_database(path, mode=mode)
+        db.write(create)
+        db.write(insert, 1)
+        db.read(numbers)
+    finally:
+        os.umask(before)
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    assert modes == {f"test.db{suffix}": mode for suffix in ("", "-wal", "-shm")}
+
+
+@pytest.mark.parametrize("mode", [644, 640, 0o1640, 0o440, 0, -1, "0640", 6.4, True, None])
+def test_a_mode_that_cannot_be_meant_is_refused(open_database: Any, path: Path, mode: Any) -> None:
+    """Above all a decimal number."""
+    with pytest.raises(InvalidInputError if type(mode) is int else InvalidTypeError, match="0o640"):
+        open_database(path, mode=mode)
+    assert not path.exists()
+
+
+SIDECAR = """
+    db = Database(sys.argv[1])
+    print("ready", flush=True)
+    for expected in ([1], [1, 2], [1, 2]):
+        sys.stdin.readline()
+        assert db.read(numbers) == expected, db.read(numbers)
+        print("read", flush=True)
+    db.close()
+"""
+
+
+def test_another_user_reads_beside_the_service(public_path: Path) -> None:
+    """What a sidecar that exports figures does: while the service writes, and when it has ended."""
+    code = "os.setgid(65534); os.setuid(65534)\n" + dedent(SIDECAR)
+    with Database(public_path, mode=0o644) as db:
+        db.write(create)
+        with subprocess.Popen(
+            script(code, public_path),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        ) as sidecar:
+            assert sidecar.stdin and sidecar.stdout
+            assert sidecar.stdout.readline() == "ready\n"
+            for step in (lambda: db.write(insert, 1), lambda: db.write(insert, 2), db.close):
+                step()
+                sidecar.stdin.write("\n")
+                sidecar.stdin.flush()
+                assert sidecar.stdout.readline() == "read\n"
+        assert sidecar.returncode == 0
 
 
 def test_an_existing_file_keeps_its_mode(path: Path) -> None:

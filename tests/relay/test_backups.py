@@ -702,6 +702,14 @@ def test_the_file_s_owner_stays_its_owner(archive: Path, path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (65534, 65534, 0o600)
 
 
+def test_the_file_s_mode_stays(archive: Path, path: Path) -> None:
+    """So that a sidecar can go on reading; what is kept of the old file is private."""
+    path.chmod(0o640)
+    restore_backup(archive, path)
+    (old,) = kept(path)
+    assert (mode(path), mode(old)) == (0o640, 0o600)
+
+
 def test_a_directory_is_no_database(archive: Path, path: Path) -> None:
     """It is named, and nothing is made."""
     with pytest.raises(InvalidInputError, match="is a directory"):

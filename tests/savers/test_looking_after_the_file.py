@@ -335,6 +335,16 @@ def test_new_files_are_private(saver: Any, database_path: Path) -> None:
     assert modes == {0o600}
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_new_files_can_be_for_others_too(open_driver: Any, database_path: Path, mode: str) -> None:
+    """Backups stay private: they are mostly kept elsewhere."""
+    saver = open_driver(mode, database_path, mode=0o644)
+    chain(saver, 1)
+    assert {each.stat().st_mode & 0o777 for each in database_path.parent.iterdir()} == {0o644}
+    made = saver.backup(database_path.with_name("backup.db"))
+    assert made.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_closed_file_is_alone(every_saver: Any, database_path: Path) -> None:
     """The last to close leaves no -wal."""
     chain(every_saver, 2)
