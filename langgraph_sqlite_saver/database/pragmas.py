@@ -56,6 +56,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "journal_mode": ("WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"),
     "auto_vacuum": ("NONE", "FULL", "INCREMENTAL", "0", "1", "2"),
     "temp_store": ("DEFAULT", "FILE", "MEMORY", "0", "1", "2"),
+    "secure_delete": ("ON", "OFF", "FAST", "TRUE", "FALSE", "YES", "NO", "0", "1", "2"),
     "locking_mode": ("NORMAL", "EXCLUSIVE"),
 }
 
