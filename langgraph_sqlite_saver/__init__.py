@@ -1,7 +1,7 @@
 """LangGraph checkpoints in one SQLite file: drop-in, complete, concurrent, crash-safe.
 
-Each name is imported when it is first asked for: pytest loads this package for its plugin in
-projects that use nothing of it, and the command line completes words without LangChain.
+Names are imported on first access: pytest loads this package for its plugin in projects that do
+not use it, and shell completion does not need LangChain.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ __all__ = [
     "restore_backup",
 ]
 
-# The module of each name; of all others it is `database`.
+# The module that defines a name; `database` for the others.
 _MODULES = {
     "AsyncSqliteSaver": "aio",
     "SqliteSaver": "saver",
@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_MODULES.get(name, 'database')}", __name__), name)
-    globals()[name] = value  # the next access does not come here
+    globals()[name] = value  # the next access does not call this function
     return value
 
 
@@ -115,12 +115,12 @@ def __dir__() -> list[str]:
 async def _checkpointer() -> AsyncIterator[AsyncSqliteSaver]:
     import asyncio
 
-    # In a thread: the server refuses whatever looks at the disk in its event loop.
+    # In a thread: the server forbids file access in its event loop.
     server = await asyncio.to_thread(import_module, f"{__name__}.server")
     async with server.checkpointer() as saver:
         yield saver
 
 
-# What langgraph-api (0.16.7) takes "langgraph_sqlite_saver.server:checkpointer" for: a key of this
-# module's __dict__.
+# langgraph-api (0.16.7) looks up "langgraph_sqlite_saver.server:checkpointer" as this key of the
+# module's __dict__, which __getattr__ cannot provide.
 globals()["server:checkpointer"] = _checkpointer

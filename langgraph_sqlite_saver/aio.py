@@ -80,7 +80,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         conn: As for `SqliteSaver`; or an `aiosqlite.Connection`, which stays yours and has one
             operation run at a time.
         serde, history, pragmas, readers, lock_timeout, mode: As for `SqliteSaver`.
-        on_event: As for `SqliteSaver`; of saves and reads it is told in the event loop.
+        on_event: As for `SqliteSaver`; for saves and reads it is called in the event loop.
 
     Raises:
         StorageError: A subclass that says what to do, from every method.

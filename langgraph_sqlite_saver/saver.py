@@ -104,10 +104,11 @@ class SqliteSaver(BaseCheckpointSaver[str]):
             defaults are `langgraph_sqlite_saver.database.CONNECTION_PRAGMAS`.
         readers: How many connections may read at once.
         lock_timeout: How long to wait for other processes, in seconds.
-        mode: The permissions of a new file, as 0o640 for a group that may read, whatever the
-            umask; its -wal and -shm get the same. A file that is there keeps its own.
-        on_event: Called with an `Event` for each save, read, commit and wait for a lock, in the
-            thread that did it: for metrics. It has to be quick, and must not call the saver.
+        mode: The permissions of a new file and its -wal and -shm, such as 0o640; the umask does not
+            change them. An existing file keeps its permissions.
+        on_event: A function for metrics. It is called with an `Event` for each save, read, commit
+            and wait for a lock, in the thread that did it. It must be fast and must not call the
+            saver.
 
     Raises:
         StorageError: A subclass that says what to do, from every method.

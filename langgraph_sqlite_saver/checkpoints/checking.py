@@ -81,7 +81,7 @@ class Checker:
             progress(self.walk.done_rows, self.walk.total_rows)
 
     def result(self) -> Findings:
-        """What was found, which the log is told too."""
+        """Returns what was found, and logs how much there is."""
         if self.damages:
             first = self.damages[0]
             logs.damage.error("check() found %d damages; the first: %s", len(self.damages), first)

@@ -64,7 +64,7 @@ def _prepare_streams() -> None:
 
 
 def _prepare_log() -> None:
-    """Show the warnings that no line of a command repeats: of waiting, and of the relay."""
+    """Print the warnings that the commands themselves do not print: waits, and the relay's."""
     if logging.lastResort is not None:
         for name in ("locks", "relay"):
             logging.getLogger(f"langgraph_sqlite_saver.{name}").addHandler(logging.lastResort)

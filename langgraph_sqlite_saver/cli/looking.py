@@ -460,8 +460,8 @@ def diff(
 ) -> None:
     """Show what changed from checkpoint A to checkpoint B.
 
-    Without A and B: what the newest checkpoint changed. On a terminal, long texts are cut to where
-    they begin to differ.
+    Without A and B: what the newest checkpoint changed. On a terminal, long texts are shown from
+    where they begin to differ.
     """
     from .changes import changes
 

@@ -11,7 +11,8 @@ from .output import clean, counted
 from .plain import Opaque, Plain
 
 _INDENT = "    "
-# How much is shown of two long texts that differ, and how much of it is before the difference.
+# How many characters of two differing long texts are shown, and how many of them before the
+# difference.
 _EXCERPT, _BEFORE = 60, 20
 # A line that is longer is broken where its value has parts.
 _WIDTH = 100
@@ -57,7 +58,7 @@ def line(value: Any) -> str:
 
 
 def differing(old: Any, new: Any) -> tuple[str, str]:
-    """Two values that differ, each in one short line: of long ones, what differs is shown."""
+    """Two differing values, each as one short line; long ones from where they begin to differ."""
     if isinstance(old, str) and isinstance(new, str):
         if max(len(old), len(new)) > _EXCERPT:
             return _excerpts(old, new, repr)

@@ -91,8 +91,8 @@ class Task:
     writes: list[tuple[str, Any]] = field(default_factory=list)
     interrupts: list[Any] = field(default_factory=list)
     resumed: bool = False  # whether its interrupts were answered
-    answers: bool = False  # whether an answer is stored: perhaps of an interrupt before this one
-    done: bool = False
+    answers: bool = False  # whether an answer is stored, perhaps to an earlier interrupt
+    done: bool = False  # whether the task has written its result
     error: Any = None
 
 

@@ -58,8 +58,8 @@ class AsyncDatabase:
 
     Args:
         target: As for `Database`; or a `Database` to share.
-        schemas, pragmas, readers, lock_timeout, mode, on_event: As for `Database`; operations are
-            told of in the event loop.
+        schemas, pragmas, readers, lock_timeout, mode, on_event: As for `Database`. Events of
+            operations come in the event loop.
     """
 
     def __init__(

@@ -165,7 +165,7 @@ def restore_backup(
 ) -> BackupFigures:
     """Put a backup in the place of the database at `path`, and tell what it holds.
 
-    The new file has the owner and the mode of the one that was there, mode 0600 without one.
+    The new file gets the owner and the mode of the old one; without one, mode 0600.
 
     It is checked first, as `check_backup` does. What was there, with its -wal, is kept beside it as
     `<path>.before-restore-YYYYMMDD_HHMMSS` (local time), which is for the caller to remove, unless
@@ -470,9 +470,7 @@ def _rows(conn: sqlite3.Connection, table: str) -> int:
 
 
 def _give_to_owner(new: Path, target: Path) -> None:
-    """A service with rights of its own, and who reads beside it, must be able to open what root
-    restores.
-    """
+    """Give the new file the owner and mode of the old one: root may restore a service's file."""
     # Another user than root cannot give a file away.
     with suppress(FileNotFoundError, PermissionError):
         there = target.stat()

@@ -41,7 +41,7 @@ NAME = "the borrowed connection"
 
 
 def described(connection: object, file: str) -> str:
-    """A borrowed connection in a repr: what it is, and of which file where that is known."""
+    """A borrowed connection for `repr`: its class, and its file where that is known."""
     kind = type(connection)
     return f"on {kind.__module__}.{kind.__qualname__}{f' to {file}' if file else ''}"
 
@@ -97,7 +97,7 @@ class BorrowedTransactions:
         self._where = where
         self._patience = patience
         self._to_warn = self._warned = False
-        self.file = ""  # where it is, once that was asked
+        self.file = ""  # the database's file, known once it is prepared
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it."""

@@ -22,9 +22,9 @@ from .errors import DatabaseLockedError, InvalidInputError, InvalidTypeError, is
 T = TypeVar("T")
 
 _SHORTEST, _LONGEST = 0.0002, 0.0015
-# A wait that is longer is told to the log, in seconds.
+# A longer wait is logged, in seconds.
 _LONG = 1.0
-# The byte of the -shm that SQLite locks for a writer.
+# The byte of the -shm that a writer locks (WAL_WRITE_LOCK).
 _WRITE_LOCK = 120
 
 
@@ -46,7 +46,7 @@ def retry_while_busy(
     """What `attempt` returns, tried again while another connection holds a lock.
 
     `limit` is in seconds; after it DatabaseLockedError names the file (`where`) and the limit.
-    `on_wait` is told how long it took, if it took any waiting.
+    `on_wait` is called with the seconds waited, if a lock was waited for.
     """
     started = time.monotonic()
     if on_wait is None:
@@ -87,7 +87,7 @@ def _retry(attempt: Callable[[], T], limit: float, where: str) -> T:
 
 
 def _holder(where: str) -> str:
-    """Who has a file's write lock, as far as the system tells: Linux does."""
+    """Who holds a file's write lock; Linux lists the processes."""
     pids = set()
     with suppress(OSError, ValueError, AttributeError):
         shm = os.stat(f"{os.path.realpath(where)}-shm")  # noqa: PTH116

@@ -71,10 +71,11 @@ class Database:
         readers: How many connections may read at once.
         lock_timeout: How long to wait for other processes' locks, in seconds, for each attempt; a
             call that queues behind others may take longer.
-        mode: The permissions of a new file, as 0o640 for a group that may read, whatever the
-            umask; its -wal and -shm get the same. A file that is there keeps its own.
-        on_event: Called with an `Event` for each operation, commit and wait, in the thread that
-            did it: for metrics. It has to be quick, and must not call the database.
+        mode: The permissions of a new file and its -wal and -shm, such as 0o640; the umask does not
+            change them. An existing file keeps its permissions.
+        on_event: A function for metrics. It is called with an `Event` for each operation, commit
+            and wait for a lock, in the thread that did it. It must be fast and must not call the
+            database.
 
     Raises:
         StorageError: A subclass that says what to do, from here and from every method.
@@ -216,7 +217,7 @@ class Database:
 
     @property
     def description(self) -> str:
-        """For a repr: the file or the connection, and whether it is closed."""
+        """The file or the connection, and whether it is closed; for `repr`."""
         if self._shared is not None:
             what = described(self._borrowed, self._shared.transactions.file)
         else:
@@ -343,7 +344,7 @@ class Database:
     def perform(
         self, kind: Kind, op: Operation, args: tuple[Any, ...], pool: ReadKind = SHORT
     ) -> Any:
-        """Run an operation; for `AsyncDatabase`, which tells of it by itself."""
+        """Run an operation without an event; for `AsyncDatabase`, which reports its own."""
         self._check_usable()
         if self._shared is not None:
             return self._perform_borrowed(kind, op, args)

@@ -26,7 +26,7 @@ class DatabaseClosedError(StorageError):
 
 
 def was_closed(name: str) -> DatabaseClosedError:
-    """The error of a call that comes after `close()`."""
+    """The error for a call after `close()`."""
     return DatabaseClosedError(
         f"{name}: the saver was closed, by close() or at the end of its `with` block. "
         "Use it inside the block, or make a new one"

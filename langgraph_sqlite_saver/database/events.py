@@ -1,4 +1,4 @@
-"""Telling a function of the program's what a database does: for metrics."""
+"""Events for metrics: what a database does, reported to a function of the program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from . import logs
 from .errors import InvalidTypeError
@@ -17,23 +17,20 @@ from .jobs import WRITE, Job, Operation
 from .lane import Runner
 from .wal import WalKeeper
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Event:
     """Something that a database did.
 
     Attributes:
-        kind: `"read"`, `"write"` or `"maintain"`: an operation, from the call to its answer.
-            `"commit"`: a transaction that operations shared. `"wait"`: for the lock of another
-            connection, mostly another process's.
-        database: The file, as it was named.
-        seconds: How long it took.
-        operation: The function that was run: `"get_tuple"`, `"put"`, `"put_writes"`, …
-        operations: Of a commit: how many operations it was for.
-        file_bytes, wal_bytes: Of a commit: the size of the file and of its -wal, afterwards.
-        error: The class of the exception that an operation ended with.
+        kind: `"read"`, `"write"` or `"maintain"`: an operation, from the call to its result.
+            `"commit"`: a transaction. `"wait"`: a wait for the lock of another connection.
+        database: The file, as it was passed.
+        seconds: The duration.
+        operation: The name of the operation's function: `"get_tuple"`, `"put"`, `"put_writes"`, …
+        operations: For a commit: how many operations shared it.
+        file_bytes, wal_bytes: For a commit: the sizes of the file and the -wal after it.
+        error: The class name of the exception that an operation raised.
     """
 
     kind: Literal["read", "write", "maintain", "commit", "wait"]
@@ -50,11 +47,11 @@ OnEvent = Callable[[Event], object]
 
 
 class Events:
-    """Calls `on_event`; what that raises is logged once, and harms nothing."""
+    """Calls `on_event`. Its first exception is logged, the others are ignored."""
 
     @classmethod
     def of(cls, database: str, path: str | None, on_event: OnEvent | None) -> Events | None:
-        """None where nobody is to be told."""
+        """None without `on_event`."""
         return None if on_event is None else cls(database, path, on_event)
 
     def __init__(self, database: str, path: str | None, on_event: OnEvent) -> None:
@@ -64,7 +61,7 @@ class Events:
         self._has_failed = False
 
     def tell(self, kind: Any, seconds: float, **about: Any) -> None:
-        """Tell of something that took so long."""
+        """Report an event with its duration."""
         try:
             self._on_event(Event(kind, self._database, seconds, **about))
         except Exception as error:
@@ -72,11 +69,13 @@ class Events:
                 raise
             if not self._has_failed:
                 self._has_failed = True
-                logs.events.exception("%s: on_event raised; this is told once", self._database)
+                logs.events.exception(
+                    "%s: on_event raised an exception; later ones are not logged", self._database
+                )
 
     @contextmanager
     def operation(self, kind: Any, op: Operation) -> Iterator[None]:
-        """Tell of an operation, which runs inside."""
+        """Report the operation that runs inside the `with` block."""
         started, error = time.perf_counter(), None
         try:
             yield
@@ -87,25 +86,25 @@ class Events:
             name = getattr(op, "__name__", type(op).__name__)
             self.tell(kind, time.perf_counter() - started, operation=name, error=error)
 
-    async def awaited(self, kind: Any, op: Operation, answer: Awaitable[T]) -> T:
-        """The same for one that is awaited."""
+    async def awaited(self, kind: Any, op: Operation, answer: Awaitable[Any]) -> Any:
+        """As `operation`, for an awaitable."""
         with self.operation(kind, op):
             return await answer
 
     def committed(self, seconds: float, operations: int) -> None:
-        """Tell of a commit."""
+        """Report a commit."""
         file, wal = _size(self._path), _size(self._path, "-wal")
         self.tell("commit", seconds, operations=operations, file_bytes=file, wal_bytes=wal)
 
 
 class ObservedRunner:
-    """A runner whose commits are told."""
+    """A runner that reports its commits."""
 
     def __init__(self, runner: Runner, events: Events) -> None:
         self._runner, self._events = runner, events
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """As the runner's."""
+        """Run the jobs, and report the commit."""
         started = time.perf_counter()
         self._runner.run(jobs)
         done = sum(job.kind == WRITE and job.error is None for job in jobs)
@@ -122,7 +121,7 @@ class ObservedRunner:
         self._runner.keep_up()
 
     def close(self) -> None:
-        """As the runner's."""
+        """Close the runner."""
         self._runner.close()
 
 

@@ -126,7 +126,7 @@ class FileIdentity:
         raise self._replaced(aside)
 
     def _tell(self, what: str) -> None:
-        """To the log, once: every later call raises."""
+        """Log it once: every later call raises."""
         if what != self._told and not self._told.startswith("was replaced"):
             self._told = what
             logs.files.error("%s %s: every call on it raises FileReplacedError", self._name, what)

@@ -190,7 +190,7 @@ class DatabaseFile:
                 except sqlite3.OperationalError as error:
                     if not _is_refusal(error):
                         raise
-                # The system had said that it may be written: SELinux, a network file system.
+                # Allowed by permissions, refused by SELinux or a network file system.
                 self.read_only = True
             self._check_readable_schema()
             return None
@@ -327,7 +327,7 @@ def take_empty_wal_away(location: Location) -> None:
 def migrate(conn: sqlite3.Connection, schema: Schema, where: str) -> None:
     """Bring a component's tables to the newest version, one transaction for each migration.
 
-    `where` is the file in the log.
+    `where` names the file in the log.
     """
     while migrations.pending(conn, schema):
         conn.execute("BEGIN IMMEDIATE")
@@ -342,20 +342,17 @@ def migrate(conn: sqlite3.Connection, schema: Schema, where: str) -> None:
 
 
 def create_private(path: StrPath, mode: int = 0o600) -> None:
-    """Create an empty file that only its owner can read, or as `mode` says.
-
-    Raises FileExistsError.
-    """
+    """Create an empty file with this mode; raises FileExistsError."""
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
-        if mode != 0o600 and hasattr(os, "fchmod"):  # which no umask cuts
+        if mode != 0o600 and hasattr(os, "fchmod"):  # the umask does not apply to it
             os.fchmod(handle, mode)
     finally:
         os.close(handle)
 
 
 def checked_mode(mode: int) -> int:
-    """The permissions of new files; raises for what cannot be meant."""
+    """Returns the mode for new files; raises for a value that cannot be meant."""
     if isinstance(mode, bool) or not isinstance(mode, int):
         raise InvalidTypeError(f"mode is a number, as 0o640, not {mode!r}")
     if not 0 <= mode <= 0o777 or mode & 0o600 != 0o600:
@@ -405,10 +402,10 @@ def _can_write(location: Location) -> bool:
 
 
 def _may_write(path: Path) -> bool:
-    # As files are opened: for the effective user, where the system can tell.
+    # Files are opened as the effective user; access() checks the real one unless told otherwise.
     return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _is_refusal(error: sqlite3.OperationalError) -> bool:
-    """Whether the system let SQLite write neither the file nor beside it."""
+    """Whether SQLite could not write the file, or could not create files beside it."""
     return any(each in str(error) for each in ("readonly database", "unable to open database"))

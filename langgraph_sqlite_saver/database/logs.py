@@ -1,4 +1,4 @@
-"""The loggers of this library, named by what they tell; docs/operating.md lists them."""
+"""The loggers of this library, one per topic; docs/operating.md lists them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 NAME = "langgraph_sqlite_saver"
 
-# What becomes of it is for the program to say.
+# Without it, Python prints warnings of a program that configures no logging.
 logging.getLogger(NAME).addHandler(logging.NullHandler())
 
 locks = logging.getLogger(f"{NAME}.locks")

@@ -158,7 +158,7 @@ def apply_next(
 
 
 def tell_applied(where: str, schema: Schema, migration: Migration | None) -> None:
-    """Have the log tell that a migration was applied, and committed."""
+    """Log a migration that was applied and committed."""
     if migration is not None:
         table, version = schema.versions_table, migration.version
         before = 0 if version == schema.oldest else version - 1

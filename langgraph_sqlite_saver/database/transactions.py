@@ -35,7 +35,7 @@ class Transactions:
 
     `where` and `lock_timeout` (seconds) are for the error that a locked database ends in.
     `check_file` raises where the connection's file is not the one to use any more. `on_wait` is
-    told how long a lock of another connection was waited for, `wal` that something was committed.
+    called with the seconds that a lock was waited for; `wal` is told that something was committed.
     """
 
     def __init__(

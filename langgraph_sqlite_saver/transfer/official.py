@@ -53,8 +53,8 @@ def import_official(
     there already is left as it is; pending writes are added to it, and an interrupt that has been
     replaced by another one is replaced unless the thread has gone on in the new file. In the end
     the newest checkpoint of each thread and namespace is compared with what the official saver
-    returns for it. Tables of others, LangGraph's store among them, stay in the old file only; the
-    result names them.
+    returns for it. Other tables, LangGraph's store among them, are not copied; the result names
+    them.
 
     Args:
         old: The file of `langgraph-checkpoint-sqlite`, 2.x or 3.x.

@@ -175,7 +175,7 @@ class OfficialFile:
             return {(table, str(kind)) for table, kind in self._conn.execute(_KINDS) if kind}
 
     def other_tables(self) -> tuple[str, ...]:
-        """The tables that are not the saver's, sorted."""
+        """Tables that are not the saver's, sorted by name."""
         with self._translated():
             found = [name for (name,) in self._conn.execute(_TABLES)]
         return tuple(n for n in found if n not in _COLUMNS and not n.startswith("sqlite_"))

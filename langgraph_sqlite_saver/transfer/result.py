@@ -24,8 +24,8 @@ class Transferred:
         deleted: Checkpoints deleted at the target, because the source deleted them meanwhile.
         verified: Checkpoints that were read from both sides and compared.
         bytes_before, bytes_after: The size of the source and of the target.
-        tables_left: Other tables of the official saver's file, which are not carried over:
-            LangGraph's store (`store`, `store_vectors`, …), the program's own.
+        tables_left: Tables in the official saver's file that are not copied: LangGraph's store
+            (`store`, `store_vectors`, …) and the program's own tables.
     """
 
     threads: int = 0
