@@ -99,12 +99,14 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES.get(name, 'database')}", __name__), name)
-    globals()[name] = value  # the next access does not call this function
-    return value
+if not TYPE_CHECKING:  # type checkers would take every name for one of the module's
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_MODULES.get(name, 'database')}", __name__), name)
+        globals()[name] = value  # the next access does not call this function
+        return value
 
 
 def __dir__() -> list[str]:

@@ -34,14 +34,16 @@ _FUNCTIONS = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _FUNCTIONS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, extra = _FUNCTIONS[name]
-    try:
-        return getattr(import_module(f".{module}", __name__), name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} needs {error.name}: pip install 'langgraph-sqlite-saver[{extra}]'",
-            name=error.name,
-        ) from error
+if not TYPE_CHECKING:  # type checkers would take every name for one of the module's
+
+    def __getattr__(name: str) -> Any:
+        if name not in _FUNCTIONS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, extra = _FUNCTIONS[name]
+        try:
+            return getattr(import_module(f".{module}", __name__), name)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{name} needs {error.name}: pip install 'langgraph-sqlite-saver[{extra}]'",
+                name=error.name,
+            ) from error
