@@ -155,14 +155,14 @@ class Database:
         )
         # A file that cannot be written has no writer: what stands in its place says so.
         no_writer = cast(sqlite3.Connection, _NoWriter(name))
-        readers_of_file = self._readers
+        pragmas, of_file = self._pragmas, self._readers  # not self, which could never be collected
 
         def open_writer() -> Runner:
             conn = file.open_writer()
             if conn is None:
                 return Transactions(no_writer, name, timeout, check)
             path = cast(str, location.path)
-            wal = WalKeeper(conn, path, self._pragmas, file.open_reader, readers_of_file)
+            wal = WalKeeper(conn, path, pragmas, file.open_reader, of_file)
             transactions = Transactions(conn, name, timeout, check, on_wait, wal)
             return ObservedRunner(transactions, events) if events else transactions
 

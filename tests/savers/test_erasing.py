@@ -77,7 +77,7 @@ def test_a_thread_is_erased_with_secure_delete(open_: Any, database_path: Path) 
     saver.delete_thread(thread)
     saver.delete_thread(f"{thread}, copied")
     saver.optimize()
-    assert saver.stats().wal_bytes == 0
+    assert saver.stats().wal_bytes < 10_000  # a page
     assert traces(database_path.parent) == {}
     assert traces(database_path.parent, KEPT)
     assert get(saver, 34, thread=f"thread {KEPT}") is not None
@@ -94,7 +94,7 @@ def test_what_was_deleted_before_is_erased_by_writing_the_file_anew(
     saver.optimize()
     assert traces(database_path.parent)
     saver.optimize(vacuum="full")
-    assert saver.stats().wal_bytes == 0
+    assert saver.stats().wal_bytes < 10_000  # a page
     assert traces(database_path.parent) == {}
 
 
