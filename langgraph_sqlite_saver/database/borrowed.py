@@ -337,7 +337,7 @@ _inherited: list[SharedConnection] = []
 
 def share(raw: sqlite3.Connection, lock_timeout: float) -> SharedConnection:
     """What all that were given this connection use; the longest `lock_timeout` (seconds) holds."""
-    with _sharing:
+    with fork.mutex, _sharing:  # a child would inherit a lock that nobody gives back
         shared = _shared.get(id(raw))  # which it keeps, so that no other has its id
         if shared is None:
             shared = _shared[id(raw)] = SharedConnection(raw, lock_timeout)

@@ -283,3 +283,29 @@ def test_a_clean_fork_keeps_nothing_of_the_parent_s(path: Path) -> None:
         print("ok")
     """
     assert run_script(code, path) == "ok"
+
+
+def test_a_child_borrows_connections_while_the_parent_did(path: Path) -> None:
+    """A thread that was just taking one in its parent leaves nothing locked in the child."""
+    code = f"""
+        import threading, time
+        {FORK_WARNING.strip().replace(chr(10), chr(10) + "    ")}
+
+        def memory():
+            return Database(sqlite3.connect(":memory:", check_same_thread=False))
+
+        def slow(conn):
+            started.set()
+            time.sleep(0.5)
+
+        started, db = threading.Event(), memory()
+        threads = [threading.Thread(target=db.read, args=(slow,))]
+        threads.append(threading.Thread(target=lambda: (time.sleep(0.2), memory())))
+        for each in threads:
+            each.start()
+        started.wait()
+        assert ended_well(forked(lambda: memory().write(create)))
+        for each in threads:
+            each.join()
+    """
+    run_script(code, path)
