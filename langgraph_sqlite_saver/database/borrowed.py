@@ -28,7 +28,7 @@ from . import fork, migrations
 from .busy import retry_while_busy
 from .errors import ConnectionUnusableError, explained, translated
 from .files import check_sqlite_version
-from .jobs import MAINTAIN, READ, Job
+from .jobs import MAINTAIN, READ, BlockingJob, Job, Kind, Operation
 from .lane import Lane
 from .migrations import Schema
 from .own_cursors import OwnCursors, check_borrowed
@@ -94,6 +94,7 @@ class BorrowedTransactions:
         self.lock_timeout = lock_timeout
         # The owner's to hold, while he uses the connection by himself.
         self.lock = threading.RLock()
+        self._running: int | None = None
         self._where = where
         self._patience = patience
         self._to_warn = self._warned = False
@@ -104,11 +105,23 @@ class BorrowedTransactions:
         for job in jobs:
             try:
                 with self.lock:
-                    job.settle(self._perform(job))
+                    self._running = threading.get_ident()
+                    try:
+                        job.settle(self._perform(job))
+                    finally:
+                        self._running = None
             except BaseException as error:
                 if not is_the_operations(error):
                     raise
                 job.settle(None, explained(error, self._where))
+
+    def is_held(self) -> bool:
+        """Whether the calling thread has `lock`."""
+        return cast(bool, cast(Any, self.lock)._is_owned())
+
+    def is_run_by(self, thread: int) -> bool:
+        """Whether that thread is running an operation here now."""
+        return self._running == thread
 
     def close(self) -> None:
         """Close the connection, where it is ours."""
@@ -314,6 +327,24 @@ class SharedConnection:
         self.lane = Lane(NAME, lambda: transactions, largest_batch=1)
         self.is_forked = False
         fork.watch(self)
+
+    def call(self, kind: Kind, op: Operation, args: tuple[Any, ...]) -> Any:
+        """Run an operation and return its value.
+
+        Whoever has the owner's lock goes first: the one whose turn it is waits for that lock.
+        """
+        if not self.transactions.is_held():
+            return self.lane.call(kind, op, args)
+        job = BlockingJob(kind, op, args)
+        self.transactions.run([job])
+        return job.result()
+
+    def in_turn(self, function: Callable[[], object]) -> None:
+        """Call a function when it is its turn."""
+        if self.transactions.is_held():
+            function()
+        else:
+            self.lane.in_turn(function)
 
     def before_fork(self) -> None:
         """Wait for the operation under way."""

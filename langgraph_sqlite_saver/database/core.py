@@ -269,7 +269,7 @@ class Database:
         self._check_usable()
         if self._shared is not None:
             if not self._opened:
-                self._lane.in_turn(self.prepare)
+                self._shared.in_turn(self.prepare)
         elif not self._opened or self._lane.is_closed:
             self._lane.call(MAINTAIN, nothing, ())
             self._opened = True
@@ -347,17 +347,19 @@ class Database:
         """Run an operation without an event; for `AsyncDatabase`, which reports its own."""
         self._check_usable()
         if self._shared is not None:
-            return self._perform_borrowed(kind, op, args)
+            return self._perform_borrowed(self._shared, kind, op, args)
         if kind != READ or self._readers is None:
             return self._lane.call(kind, op, args)
         if not self._opened:
             self._open_for_reading()
         return self._read(self._readers, op, args, pool)
 
-    def _perform_borrowed(self, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _perform_borrowed(
+        self, shared: SharedConnection, kind: Kind, op: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Any:
         if not self._opened:
-            self._lane.in_turn(self.prepare)
-        value = self._lane.call(kind, op, args)
+            shared.in_turn(self.prepare)
+        value = shared.call(kind, op, args)
         self.warn()
         return value
 
@@ -399,7 +401,7 @@ class Database:
         if self._shared is not None:
             if not self._closed:
                 self._closed = True
-                self._lane.in_turn(nothing)
+                self._shared.in_turn(nothing)
             return
         with self._closing:
             if self._file is not None:
@@ -435,7 +437,11 @@ class Database:
 
     def _check_nesting(self) -> None:
         me = threading.get_ident()
-        if self._lane.is_led_by(me) or (self._readers and self._readers.is_used_by(me)):
+        if (
+            self._lane.is_led_by(me)
+            or (self._readers and self._readers.is_used_by(me))
+            or (self._shared and self._shared.transactions.is_run_by(me))
+        ):
             raise ConnectionUnusableError(
                 f"{self.name}: an operation must use the connection it was given "
                 "and not call the database again"

@@ -186,6 +186,22 @@ def test_its_lock_keeps_operations_waiting(db: Any, path: Path) -> None:
     assert stored(path) == [1]
 
 
+def test_who_has_its_lock_goes_first(open_database: Any, conn: sqlite3.Connection) -> None:
+    """Also with a database that has still to be opened: the one whose turn it is waits for him."""
+    first, second = blocking(open_database(conn)), blocking(open_database(conn))
+    first.write(create)
+    with first.lock:
+        writing = in_thread(first.write, insert, 1)
+        assert wait([writing], timeout=0.05).not_done
+        second.write(insert, 2)
+        assert first.read(numbers) == [2]
+        with pytest.raises(ConnectionUnusableError, match="not call the database again"):
+            first.read(lambda conn: second.read(numbers))
+        second.close()
+    assert outcome(writing) is None
+    assert first.read(numbers) == [1, 2]
+
+
 def test_tables_are_made_though_the_owner_has_a_transaction_open(
     open_database: Any, conn: sqlite3.Connection, path: Path
 ) -> None:
