@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from ..database import InvalidInputError
+from ..database import InvalidInputError, fork
 from .encoding import (
     Chain,
     Encoded,
@@ -25,7 +27,10 @@ Mode = Literal["compact", "full"]
 
 # What the cache of a saver may hold, in bytes, and for how many threads and namespaces.
 CACHE_BYTES = 32_000_000
-_MOST_PLACES = 4096
+MOST_PLACES = 4096
+
+# What a link takes beside its value's bytes: the tuple, its version, its token.
+_LINK_BYTES = 250
 
 Place = tuple[str, str]
 
@@ -49,14 +54,35 @@ class History:
             raise InvalidInputError(f"history is 'compact' or 'full', not {mode!r}")
         self.full = mode == "full"
         self._limit = cache_bytes
-        # A place's dict is never changed, only replaced: threads share them without a lock. What
-        # one of two that come at once forgets is looked up in the file.
-        self._places: dict[Place, dict[str, Chain]] = {}
+        self._empty()
+        fork.watch(self)
+
+    def _empty(self) -> None:
+        # The place used longest ago comes first. A place's dict is never changed, only replaced:
+        # readers take it without the lock.
+        self._places: OrderedDict[Place, dict[str, Chain]] = OrderedDict()
         self._weights: dict[Place, int] = {}
+        self._held = 0  # the sum of the weights
+        self._namespaces: dict[str, set[str]] = {}  # by thread
+        self._lock = threading.RLock()
+
+    def before_fork(self) -> None:
+        """Nothing: who waited here for the lock might keep the others from their fork."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: a thread that is not here may have had the lock."""
+        self._empty()
 
     def chain(self, place: Place, channel: str) -> Chain | None:
         """The chain of the newest version known; None if nothing is known of the channel."""
         return self._places.get(place, {}).get(channel)
+
+    def figures(self) -> tuple[int, int]:
+        """Of how many places something is known, and about how many bytes that takes."""
+        return len(self._places), self._held
 
     def usable(self, place: Place, channel: str) -> Chain | None:
         """The chain for the next version, its base at hand; None if it has to be looked up."""
@@ -75,31 +101,32 @@ class History:
         """Note chains that are in the file, those of the newest versions."""
         if not chains or self.full:
             return
-        known = {**self._places.pop(place, {}), **chains}
-        self._places[place] = known
-        self._weights[place] = _weight(known)
-        if len(self._places) > _MOST_PLACES or sum(self._weights.copy().values()) > self._limit:
-            self._shrink()
+        with self._lock:
+            known = {**self._places.get(place, {}), **chains}
+            self._drop(place)
+            if (weight := _weight(known)) > self._limit:
+                return
+            self._places[place] = known
+            self._weights[place] = weight
+            self._held += weight
+            self._namespaces.setdefault(place[0], set()).add(place[1])
+            while self._places and (self._held > self._limit or len(self._places) > MOST_PLACES):
+                self._drop(next(iter(self._places)))
 
     def forget(self, thread_id: str) -> None:
         """Drop what is known of a thread from which something may have been deleted."""
-        for place in self._places.copy():
-            if place[0] == thread_id:
-                self._places.pop(place, None)
-                self._weights.pop(place, None)
+        with self._lock:
+            for ns in tuple(self._namespaces.get(thread_id, ())):
+                self._drop((thread_id, ns))
 
-    def _shrink(self) -> None:
-        """Let go of the places used longest ago."""
-        kept: list[tuple[Place, dict[str, Chain]]] = []
-        weights: dict[Place, int] = {}
-        left = self._limit * 3 // 4
-        for place, chains in reversed(self._places.copy().items()):
-            weight = _weight(chains)
-            if weight <= left and len(kept) < _MOST_PLACES * 3 // 4:
-                left -= weight
-                weights[place] = weight
-                kept.append((place, chains))
-        self._places, self._weights = dict(reversed(kept)), weights
+    def _drop(self, place: Place) -> None:
+        if self._places.pop(place, None) is None:
+            return
+        self._held -= self._weights.pop(place)
+        namespaces = self._namespaces[place[0]]
+        namespaces.discard(place[1])
+        if not namespaces:
+            del self._namespaces[place[0]]
 
     def encode(self, serde: SerializerProtocol, value: Blob, chain: Chain) -> tuple[Encoded, Chain]:
         """A version's columns, and the part of `chain` it rests on: nothing if it stands alone."""
@@ -128,4 +155,4 @@ class History:
 
 
 def _weight(chains: Mapping[str, Chain]) -> int:
-    return sum(len(link.data or b"") for chain in chains.values() for link in chain)
+    return sum(len(link.data or b"") + _LINK_BYTES for chain in chains.values() for link in chain)
