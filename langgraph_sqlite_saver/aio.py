@@ -44,7 +44,7 @@ from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
 from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
-from .checkpoints.lineage import Lineage, deleting
+from .checkpoints.lineage import Lineage
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import (
     AiosqliteDatabase,
@@ -239,7 +239,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         )
         if not request.encoded:
             await self.database.read_first(pending.encode, request)
-        await self.database.write(pending.put_writes, request)
+        await self.database.write(pending.put_writes, request, self._lineage)
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -299,7 +299,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
 
     async def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
         try:
-            return await self.database.write(deleting, self._lineage, op, *args)
+            return await self.database.write(op, *args)
         finally:
             self.history.forget(thread_id)
 

@@ -47,7 +47,7 @@ from .checkpoints.compacting import Compaction
 from .checkpoints.config import address_of, thread_key, thread_keys
 from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
-from .checkpoints.lineage import Lineage, deleting
+from .checkpoints.lineage import Lineage
 from .checkpoints.overview import Stats, ThreadInfo
 from .database import Database, OnEvent, PragmaValue, StorageError, logs, upkeep
 from .database.files import StrPath
@@ -289,7 +289,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     ) -> None:
         """Save a task's writes on the checkpoint that `config` names: all, or none on an error."""
         request = pending.prepare_writes(self, config, writes, task_id, task_path)
-        self.database.write(pending.put_writes, request)
+        self.database.write(pending.put_writes, request, self._lineage)
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -377,7 +377,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
 
     def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
         try:
-            return self.database.write(deleting, self._lineage, op, *args)
+            return self.database.write(op, *args)
         finally:
             self.history.forget(thread_id)
 

@@ -2,17 +2,17 @@
 
 A step's `put` names the channels that changed; the others are stored already, under versions that
 the parent has too. When the parent is the checkpoint saved last on its thread by the same saver,
-and nobody else has committed since (PRAGMA data_version) nor anything was deleted, that is known
-without a query.
+that is known without a query, as long as nothing but saving has changed the file: other
+connections' commits show in PRAGMA data_version, changes on the writer's own connection, by
+whatever operation, in its count of changed rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
 from sqlite3 import Connection
-from typing import Any, NamedTuple, TypeVar
-
-T = TypeVar("T")
+from typing import NamedTuple
 
 # Some hundred bytes and a reference to each channel's version, for each thread and namespace.
 MOST_HEADS = 1024
@@ -22,7 +22,7 @@ class Moment(NamedTuple):
     """A state of the file: as long as it is the same, what was stored is stored."""
 
     data_version: int
-    deletions: int
+    other_changes: int
 
 
 class Head(NamedTuple):
@@ -37,23 +37,32 @@ class Lineage:
     """The newest checkpoints that this process saved, by thread and namespace; bounded.
 
     Unless the saver is `alone` on its writer's connection nothing is remembered: who shares that
-    may roll back or delete what was saved, and PRAGMA data_version does not show what happens on
-    the connection itself.
+    may roll back what was saved.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
         self._alone = alone
-        self._heads: dict[tuple[str, str], Head] = {}
+        self._heads: OrderedDict[tuple[str, str], Head] = OrderedDict()
         self._conn: Connection | None = None
-        self._deletions = 0
+        self._changes = 0  # the rows changed through it, up to the end of the last saving
+        self._others = 0
 
     def now(self, conn: Connection) -> Moment:
         """The state that the writer's transaction sees. Only for the writer's connection."""
-        if conn is not self._conn:  # data_version only compares on one connection
-            self._conn = conn
-            self.deleted()
+        self.begin_saving(conn)
         (data_version,) = conn.execute("PRAGMA data_version").fetchone()
-        return Moment(data_version, self._deletions)
+        return Moment(data_version, self._others)
+
+    def begin_saving(self, conn: Connection) -> None:
+        """Look whether other operations changed rows since the last saving."""
+        # Both counts only compare on one connection.
+        if conn is not self._conn or conn.total_changes != self._changes:
+            self._conn = conn
+            self.forget()
+
+    def end_saving(self, conn: Connection) -> None:
+        """Note that what was changed since `begin_saving` was added, and took nothing away."""
+        self._changes = conn.total_changes
 
     def parent(
         self, place: tuple[str, str], parent_id: str | None, moment: Moment
@@ -68,16 +77,11 @@ class Lineage:
         """Note a checkpoint whose transaction was committed."""
         if not self._alone:
             return
-        if len(self._heads) >= MOST_HEADS:
-            self._heads.clear()
+        self._heads.pop(place, None)
         self._heads[place] = head
+        if len(self._heads) > MOST_HEADS:
+            self._heads.popitem(last=False)
 
-    def deleted(self) -> None:
+    def forget(self) -> None:
         """Note that blobs may have gone: nothing remembered holds any more."""
-        self._deletions += 1
-
-
-def deleting(conn: Connection, lineage: Lineage, op: Callable[..., T], *args: Any) -> T:
-    """Run an operation that may delete or replace blobs: nothing remembered holds after it."""
-    lineage.deleted()
-    return op(conn, *args)
+        self._others += 1

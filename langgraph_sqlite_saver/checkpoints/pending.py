@@ -16,6 +16,7 @@ from .config import Address, check_channel, full_address_of, stored_text
 from .damage import again_in_any_text
 from .encoding import SMALL, Link, dump_base
 from .history import Encoder, Place
+from .lineage import Lineage
 from .values import Blob, dumps, inner, seal
 
 # The columns of a write, as INSERT_WRITE has them.
@@ -124,9 +125,10 @@ def _encode(request: Writes) -> None:
 
 
 @again_in_any_text
-def put_writes(conn: Connection, request: Writes) -> None:
+def put_writes(conn: Connection, request: Writes, lineage: Lineage) -> None:
     """Store a task's writes, all or none."""
     assert request.encoded
+    lineage.begin_saving(conn)
     rows = request.rows
     if request.links and not _are_there(conn, request):
         rows = rows.copy()
@@ -134,10 +136,12 @@ def put_writes(conn: Connection, request: Writes) -> None:
             alone = request.history.alone(request.serde, request.large[index])
             rows[index] = (*rows[index][:7], *alone[:4])
     conn.executemany(request.statement, rows)
+    lineage.end_saving(conn)
 
 
-def put_writes_at_once(conn: Connection, request: Writes) -> Any:
+def put_writes_at_once(conn: Connection, request: Writes, lineage: Lineage) -> Any:
     """As `put_writes`, in one statement; NotImplemented where it takes more."""
+    del lineage  # it remembers nothing of such connections
     assert request.encoded
     replacing = request.statement is sql.REPLACE_WRITE
     kind = at_once.REPLACED_WRITE if replacing else at_once.KEPT_WRITE

@@ -338,7 +338,8 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     row = _checkpoint_row(request, notes)
     if conn.execute(sql.INSERT_CHECKPOINT, row).rowcount == 0:
         _replace(conn, request, row, notes)
-        lineage.deleted()
+        lineage.forget()
+    lineage.end_saving(conn)
     return Head(request.checkpoint_id, stored, moment)
 
 

@@ -95,7 +95,7 @@ class Filling:
             self.writes += writes
 
     def _store(self, conn: Connection, batch: Sequence[Carried]) -> tuple[int, int]:
-        self._lineage.deleted()  # an attempt before this one may have been rolled back
+        self._lineage.forget()  # an attempt before this one may have been rolled back
         checkpoints = writes = 0
         for each in batch:
             if each.checkpoint is not None:
@@ -107,7 +107,7 @@ class Filling:
                     self._saver, each.address, each.writes, replacing=each.replacing
                 )
                 pending.encode(conn, request)
-                pending.put_writes(conn, request)
+                pending.put_writes(conn, request, self._lineage)
                 writes += conn.total_changes - before
         return checkpoints, writes
 

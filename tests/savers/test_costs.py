@@ -5,10 +5,35 @@ Costs are counted (statements, steps of SQLite's machine, rows, entries), never 
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
 
 from langgraph_sqlite_saver.checkpoints.encoding import Chain, Link
 from langgraph_sqlite_saver.checkpoints.history import MOST_PLACES, History
+from langgraph_sqlite_saver.checkpoints.lineage import MOST_HEADS
+
+from .helpers import LIST, place, save, values
+
+
+def write(saver: Any, op: Callable[[sqlite3.Connection], Any]) -> Any:
+    """Run an operation on the saver's writer."""
+    value = saver.saver.database.write(op)
+    return saver.run(value) if saver.awaited else value
+
+
+@contextmanager
+def statements(saver: Any) -> Iterator[list[str]]:
+    """The statements that the saver's writer runs meanwhile, but for its transactions."""
+    found: list[str] = []
+    write(saver, lambda conn: conn.set_trace_callback(found.append))
+    yield found
+    write(saver, lambda conn: conn.set_trace_callback(None))
+    found[:] = [each for each in found if each not in ("BEGIN IMMEDIATE", "COMMIT")]
 
 
 def chain_of(size: int) -> dict[str, Chain]:
@@ -82,3 +107,81 @@ def test_the_history_of_a_forked_child_waits_for_no_thread_of_its_parent() -> No
     leave.set()
     thread.join()
     assert history.figures()[0] == 1
+
+
+# --- what a saver knows of the checkpoints that it has just saved
+
+
+def delete_by_hand(conn: sqlite3.Connection) -> None:
+    """Delete a thread from all tables, as docs/storage.md says that it may be."""
+    for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes"):
+        conn.execute(f"DELETE FROM {table} WHERE thread_id = 't'")
+
+
+def in_its_writer(saver: Any) -> None:
+    write(saver, delete_by_hand)
+
+
+def outside_a_transaction(saver: Any) -> None:
+    done = saver.saver.database.maintain(delete_by_hand)
+    if saver.awaited:
+        saver.run(done)
+
+
+def beside_it(saver: Any) -> None:
+    with closing(sqlite3.connect(saver.saver.database.path)) as conn, conn:
+        delete_by_hand(conn)
+
+
+def in_part(saver: Any) -> None:
+    """The values only; the parent is there."""
+    write(saver, lambda conn: conn.execute("DELETE FROM checkpoint_blobs"))
+
+
+def before_other_saves(saver: Any) -> None:
+    """What those add hides nothing."""
+    write(saver, delete_by_hand)
+    save(saver, 1, {"a": LIST}, thread="other")
+    saver.put_writes(save(saver, 1, {"a": LIST}, thread="other"), [("c", LIST)], "task")
+
+
+DELETIONS = [in_its_writer, outside_a_transaction, beside_it, in_part, before_other_saves]
+
+
+@pytest.mark.parametrize("delete", DELETIONS)
+def test_a_step_is_complete_whoever_deleted_what_its_parent_had(
+    saver: Any, delete: Callable[[Any], None]
+) -> None:
+    """It names what changed; the rest is stored if it is not there any more."""
+    given, versions = {"a": LIST, "b": LIST}, {"a": 1, "b": 1}
+    save(saver, 1, given, versions=versions)
+    save(saver, 2, given, versions={"a": 1, "b": 2}, new={"b": 2}, parent=1)
+    delete(saver)
+    save(saver, 3, given, versions={"a": 1, "b": 3}, new={"b": 3}, parent=2)
+    assert values(saver, 3) == given
+
+
+def test_a_step_looks_nothing_up_that_was_just_saved(saver: Any) -> None:
+    """However many threads save meanwhile, pending writes among it."""
+    given = {"a": LIST, "b": LIST}
+    for number in range(1, 6):
+        for thread in ("t", "u"):
+            versions = {"a": 1, "b": number}
+            new = versions if number == 1 else {"b": number}
+            with statements(saver) as found:
+                save(saver, number, given, versions=versions, new=new, parent=number - 1 or None,
+                     thread=thread)  # fmt: skip
+                saver.put_writes(place(number, thread), [("c", LIST)], "task")
+            kinds = [each.split()[0] for each in found]
+            if number > 1:
+                assert kinds == ["PRAGMA", "INSERT", "INSERT", "INSERT"]
+            assert values(saver, number, thread) == given
+
+
+def test_what_is_known_of_heads_is_bounded(saver: Any) -> None:
+    """The one saved longest ago goes; no thread stays for ever."""
+    for number in range(MOST_HEADS + 10):
+        save(saver, 1, {"a": LIST}, thread=number)
+    heads = saver.saver._lineage._heads
+    assert len(heads) == MOST_HEADS
+    assert next(iter(heads)) == ("10", "")
