@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, Literal
 
 from ..database import InvalidInputError, InvalidTypeError
 from ..database.upkeep import FileFigures
 from . import sql
-from .damage import in_any_text, is_key
+from .damage import again_in_any_text, are_keys, is_key
 
 
 @dataclass(frozen=True)
@@ -88,28 +90,43 @@ class Stats:
         return asdict(self)
 
 
-@in_any_text
+@again_in_any_text
 def threads(conn: Connection) -> list[ThreadInfo]:
     """Every thread of the file, by id. Reads the whole file once."""
-    sizes = {each: sums for each, *sums in conn.execute(sql.SUM_BYTES_BY_THREAD)}
-    found: dict[str, list[tuple[str, int, str]]] = {}
-    for thread_id, ns, count, head in conn.execute(sql.SELECT_HEADS).fetchall():
-        if not is_key(thread_id):  # no call can name it
-            continue
-        found.setdefault(thread_id, []).append((ns, count, head))
+    values, writes = (
+        {row[0]: row for row in conn.execute(statement)} for statement in sql.SUM_BYTES_BY_THREAD
+    )
+    namespaces = groupby(conn.execute(sql.SELECT_NAMESPACES_OF_ALL), itemgetter(0))
     return [
-        ThreadInfo(
-            thread_id=thread_id,
-            namespaces=[ns for ns, _, _ in heads if is_key(ns)],
-            checkpoints=sum(count for _, count, _ in heads),
-            last_ts=_last_ts(conn, thread_id, [(ns, head) for ns, _, head in heads]),
-            bytes=stored,
-            logical_bytes=logical,
-        )
-        for thread_id, heads in found.items()
-        # The index of a damaged file may have other threads than its tables.
-        for stored, logical in [sizes.get(thread_id, (0, 0))]
+        _thread(thread_id, rows, values.get(thread_id, _NOTHING), writes.get(thread_id, _NOTHING))
+        for thread_id, rows in namespaces
+        if is_key(thread_id)  # no call can name others
     ]
+
+
+# Of a thread that has no values, or no pending writes.
+_NOTHING = (None, 0, 0)
+
+
+def _thread(
+    thread_id: str,
+    namespaces: Iterable[Sequence[Any]],
+    values: Sequence[Any],
+    writes: Sequence[Any],
+) -> ThreadInfo:
+    """From its rows of SELECT_NAMESPACES_OF_ALL and SUM_BYTES_BY_THREAD."""
+    names: list[str] = []
+    checkpoints = held = 0
+    last: datetime | None = None
+    for _, ns, number, size, head, is_valid, ts in namespaces:
+        checkpoints += number
+        held += size
+        if is_key(ns):
+            names.append(ns)
+        if (moment := _time_of(ns, head, is_valid, ts)) and (last is None or moment > last):
+            last = moment
+    stored, logical = values[1] + writes[1], values[2] + writes[2]
+    return ThreadInfo(thread_id, names, checkpoints, last, held + stored, held + logical)
 
 
 def count(conn: Connection) -> dict[str, int]:
@@ -147,36 +164,34 @@ def cutoff(older_than: timedelta | datetime) -> datetime:
     raise InvalidTypeError(f"older_than must be a timedelta or a datetime, not {older_than!r}")
 
 
-@in_any_text
+@again_in_any_text
 def threads_older_than(conn: Connection, moment: datetime) -> list[str]:
     """The threads whose newest checkpoint was made before `moment`."""
-    ids = {thread_id for thread_id, *_ in conn.execute(sql.SELECT_HEADS).fetchall()}
-    return sorted(each for each in ids if is_key(each) and is_older_than(conn, each, moment))
+    heads: dict[str, list[Any]] = {}
+    for thread_id, *head in conn.execute(sql.SELECT_HEADS).fetchall():
+        heads.setdefault(thread_id, []).append(head)
+    return sorted(each for each in heads if is_key(each) and _are_older_than(heads[each], moment))
 
 
 def is_older_than(conn: Connection, thread_id: str, moment: datetime) -> bool:
     """Whether a thread's newest checkpoint was made before `moment`; unknown counts as no."""
     heads = conn.execute(sql.SELECT_HEADS_OF_THREAD, (thread_id,)).fetchall()
-    moments = [_ts(conn, thread_id, *each) for each in heads]
-    if any(is_damaged for is_damaged, _ in moments):
-        return False
-    last = max((each for _, each in moments if each), default=None)
-    return last is not None and last < moment
+    return _are_older_than([head for _, *head in heads], moment)
 
 
-def _last_ts(conn: Connection, thread_id: str, heads: list[tuple[str, str]]) -> datetime | None:
-    moments = (_ts(conn, thread_id, *each)[1] for each in heads)
-    return max((each for each in moments if each), default=None)
+def _are_older_than(heads: Sequence[Sequence[Any]], moment: datetime) -> bool:
+    """Whether all heads can be read, and the newest was made before `moment`."""
+    times = [_time_of(*head) for head in heads]
+    known = [each for each in times if each]
+    return False not in times and bool(known) and max(known) < moment
 
 
-def _ts(conn: Connection, thread_id: str, ns: Any, head: Any) -> tuple[bool, datetime | None]:
-    """Whether a checkpoint is damaged, and its time where it tells one."""
-    if not (is_key(ns) and is_key(head)):
-        return True, None
-    found = conn.execute(sql.SELECT_TS, (thread_id, ns, head)).fetchone()
-    if found is None:  # an index that is damaged names rows that are not there
-        return True, None
-    return not found[0], _parsed(found[1])
+def _time_of(ns: Any, head: Any, is_valid: Any, ts: Any) -> datetime | Literal[False] | None:
+    """The time that a head tells, None where it tells none; False where it is damaged.
+
+    An index that is damaged names rows that are not there.
+    """
+    return _parsed(ts) if is_valid and are_keys((ns, head)) else False
 
 
 def _parsed(text: Any) -> datetime | None:
@@ -184,4 +199,4 @@ def _parsed(text: Any) -> datetime | None:
         moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
     except ValueError:
         return None
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

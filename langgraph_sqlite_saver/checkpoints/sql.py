@@ -490,32 +490,39 @@ CHECKPOINTS_OF_THREAD = f"SELECT {COLUMNS} FROM checkpoints WHERE thread_id = ?"
 
 # --- threads, stats, expire: these read whole tables
 
-SELECT_HEADS = """
-SELECT thread_id, checkpoint_ns, count(*), max(checkpoint_id) FROM checkpoints
-GROUP BY thread_id, checkpoint_ns ORDER BY thread_id, checkpoint_ns
-"""
+_TIME = "json_valid({0}), CASE WHEN json_valid({0}) THEN json_extract({0}, '$.ts') END"
 
-SELECT_HEADS_OF_THREAD = """
-SELECT checkpoint_ns, max(checkpoint_id) FROM checkpoints
-WHERE thread_id = ? GROUP BY checkpoint_ns
-"""
+# Each namespace: how many checkpoints, what they hold, the head and its time. Beside max() a column
+# is that of the row with the largest.
+SELECT_NAMESPACES_OF_ALL = f"""
+SELECT thread_id, checkpoint_ns, number, bytes, head, {_TIME.format("checkpoint")} FROM (
+    SELECT thread_id, checkpoint_ns, count(*) AS number, max(checkpoint_id) AS head, checkpoint,
+        sum(length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB))) AS bytes
+    FROM checkpoints GROUP BY thread_id, checkpoint_ns
+) ORDER BY thread_id, checkpoint_ns
+"""  # noqa: S608
 
-SELECT_TS = """
-SELECT json_valid(checkpoint),
-    CASE WHEN json_valid(checkpoint) THEN json_extract(checkpoint, '$.ts') END
-FROM checkpoints
-WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
-"""
+# One of each table: both at once would have to be sorted.
+SUM_BYTES_BY_THREAD = tuple(
+    f"""
+    SELECT thread_id, sum(length(blob)),
+        sum(CASE WHEN size BETWEEN 0 AND 1e12 THEN size ELSE length(blob) END)
+    FROM {table} GROUP BY thread_id
+    """  # noqa: S608
+    for table in ("checkpoint_blobs", "checkpoint_writes")
+)
 
-SUM_BYTES_BY_THREAD = """
-SELECT thread_id, sum(bytes), sum(CASE WHEN size BETWEEN 0 AND 1e12 THEN size ELSE bytes END) FROM (
-    SELECT thread_id, length(CAST(checkpoint AS BLOB)) + length(CAST(metadata AS BLOB)) AS bytes,
-        NULL AS size
-    FROM checkpoints
-    UNION ALL SELECT thread_id, length(blob), size FROM checkpoint_blobs
-    UNION ALL SELECT thread_id, length(blob), size FROM checkpoint_writes
-) GROUP BY thread_id
-"""
+# The heads alone are read.
+SELECT_HEADS = f"""
+SELECT h.thread_id, h.checkpoint_ns, h.head, {_TIME.format("c.checkpoint")} FROM (
+    SELECT thread_id, checkpoint_ns, max(checkpoint_id) AS head
+    FROM checkpoints GROUP BY thread_id, checkpoint_ns
+) AS h
+LEFT JOIN checkpoints AS c ON c.thread_id = h.thread_id AND c.checkpoint_ns = h.checkpoint_ns
+    AND c.checkpoint_id = h.head
+"""  # noqa: S608
+
+SELECT_HEADS_OF_THREAD = SELECT_HEADS.replace("GROUP BY", "WHERE thread_id = ? GROUP BY")
 
 # Pending writes whose checkpoint is not there, and values of threads that have no checkpoint.
 _WITHOUT_CHECKPOINT = """NOT EXISTS (

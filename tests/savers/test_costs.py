@@ -9,15 +9,18 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from langgraph_sqlite_saver.checkpoints import overview
 from langgraph_sqlite_saver.checkpoints.encoding import Chain, Link
 from langgraph_sqlite_saver.checkpoints.history import MOST_PLACES, History
 from langgraph_sqlite_saver.checkpoints.lineage import MOST_HEADS
 
-from .helpers import LIST, place, save, values
+from .helpers import LIST, execute, place, rows, save, values
 
 
 def write(saver: Any, op: Callable[[sqlite3.Connection], Any]) -> Any:
@@ -185,3 +188,63 @@ def test_what_is_known_of_heads_is_bounded(saver: Any) -> None:
     heads = saver.saver._lineage._heads
     assert len(heads) == MOST_HEADS
     assert next(iter(heads)) == ("10", "")
+
+
+# --- threads(), expire()
+
+
+def traced(path: Path, op: Callable[..., Any], *args: Any) -> list[str]:
+    """The statements that an operation runs on a file."""
+    found: list[str] = []
+    with closing(sqlite3.connect(path)) as conn:
+        conn.set_trace_callback(found.append)
+        op(conn, *args)
+    return found
+
+
+def test_threads_takes_as_many_statements_for_many_threads_as_for_one(
+    saver: Any, database_path: Path
+) -> None:
+    """And so does looking for those that are old; it reads no checkpoint but the heads."""
+    moment = datetime.now(timezone.utc)
+    counts = set()
+    for number in range(1, 30):
+        for ns in ("", "child"):
+            save(saver, number, {"a": LIST}, thread=f"t{number % 10}", ns=ns)
+        asked = traced(database_path, overview.threads)
+        old = traced(database_path, overview.threads_older_than, moment)
+        counts.add((len(asked), len(old)))
+    assert counts == {(3, 1)}
+    assert len(saver.threads()) == 10
+
+
+def test_threads_tells_each_threads_own_head_and_bytes(saver: Any, database_path: Path) -> None:
+    """Whatever order they were saved in, and with what is damaged among it."""
+    for thread in "bac":
+        for number in (3, 1, 2):
+            for ns in ("", "child"):
+                save(saver, number, {"a": ["x" * number]}, thread=thread, ns=ns)
+        saver.put_writes(place(3, thread), [("w", LIST)], "task")
+    execute(
+        database_path,
+        "UPDATE checkpoints SET checkpoint = 'no JSON' WHERE thread_id = 'c' "
+        "AND checkpoint_ns = '' AND checkpoint_id = '000003'",
+    )
+    execute(database_path, "DELETE FROM checkpoint_blobs WHERE thread_id = 'c'")
+    found = saver.threads()
+    assert [(each.thread_id, each.namespaces, each.checkpoints) for each in found] == [
+        (name, ["", "child"], 6) for name in "abc"
+    ]
+    assert [each.last_ts.second for each in found] == [3, 3, 3]
+    for each in found:
+        sizes = [
+            rows(database_path, query, each.thread_id)[0][0]
+            for query in (
+                "SELECT sum(length(checkpoint) + length(metadata)) FROM checkpoints "
+                "WHERE thread_id = ?",
+                "SELECT coalesce(sum(length(blob)), 0) FROM checkpoint_blobs WHERE thread_id = ?",
+                "SELECT sum(length(blob)) FROM checkpoint_writes WHERE thread_id = ?",
+            )
+        ]
+        assert each.bytes == each.logical_bytes == sum(sizes)
+    assert saver.expire(datetime.now(timezone.utc)) == ["a", "b"]

@@ -321,7 +321,9 @@ def test_nothing_leaves_an_orphan_behind(saver: Any, database_path: Path) -> Non
 
 WHOLE_TABLE = {
     "SELECT_HEADS",
-    "SUM_BYTES_BY_THREAD",
+    "SELECT_NAMESPACES_OF_ALL",
+    "SUM_BYTES_BY_THREAD[0]",
+    "SUM_BYTES_BY_THREAD[1]",
     "COUNTS",
     "ORPHAN_WRITES",
     "ORPHAN_BLOBS",
