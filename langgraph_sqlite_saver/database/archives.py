@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from . import fork, upkeep
 from .core import Database
+from .durable import flush, make_directory, sync, sync_names
 from .errors import (
     CannotOpenError,
     DatabaseFullError,
@@ -39,7 +40,7 @@ from .errors import (
     translate,
 )
 from .file_identity import is_open_here
-from .files import StrPath, connect, create_private, sync
+from .files import StrPath, connect, create_private
 from .migrations import Schema, applied_version
 from .upkeep import Progress
 
@@ -101,7 +102,7 @@ def write_backup(
     _check_days(keep_days)
     folder, started = Path(directory).absolute(), now().replace(microsecond=0)
     with _explained(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(folder)
         _remove_abandoned(folder, ".sqlite_backup_")
     with _new_place(folder, started) as (work, target):
         copy, packed = work / "copy.db", work / target.name
@@ -111,7 +112,7 @@ def write_backup(
         _pack(copy, packed, _owner(database.path), progress)
         with _explained(target):
             packed.replace(target)
-            sync(folder)
+            sync_names(folder)
     with _explained(folder):
         for each in _outdated(folder, database.path, started, keep_days):
             each.unlink(missing_ok=True)
@@ -265,7 +266,7 @@ def _compress(copy: Path, packed: Path, owner: str) -> Iterator[int]:
                     target.write(chunk)
                     yield source.tell()
             raw.flush()
-            os.fsync(raw.fileno())
+            flush(raw.fileno())
 
 
 @contextmanager
@@ -505,11 +506,12 @@ def _copy_aside(conn: sqlite3.Connection, work: Path, target: Path) -> Path:
 
 
 def _put(work: Path, target: Path) -> None:
-    sync(target.parent)  # what is kept, before what it is a copy of goes
+    sync_names(target.parent)  # what is kept, before what it is a copy of goes
     for suffix in (*_LOGS, "-shm"):
         Path(f"{target}{suffix}").unlink(missing_ok=True)
+    sync_names(target.parent)  # or a power cut could leave the new file beside the old -wal
     (work / "new.db").replace(target)
-    sync(target.parent)
+    sync_names(target.parent)
 
 
 def _connected(target: Path) -> sqlite3.Connection:
@@ -529,6 +531,7 @@ def _is_locked(conn: sqlite3.Connection, target: Path) -> bool:
     False for a damaged file; raises DatabaseLockedError if somebody has it open.
     """
     try:
+        conn.execute("PRAGMA synchronous = FULL")  # SQLite can be built with another default
         conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # a lock once taken outlasts its COMMIT
         conn.execute("BEGIN EXCLUSIVE")
         conn.execute("COMMIT")

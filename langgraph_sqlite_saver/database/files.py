@@ -363,15 +363,6 @@ def checked_mode(mode: int) -> int:
     return mode
 
 
-def sync(path: Path) -> None:
-    """Have a file, or the names in a directory, on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _create_missing(location: Location, mode: int) -> None:
     assert location.path is not None
     if os.path.exists(location.path):  # noqa: PTH110

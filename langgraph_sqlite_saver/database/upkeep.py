@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .durable import sync, sync_names
 from .errors import CannotOpenError, InvalidInputError, InvalidTypeError
-from .files import StrPath, connect, create_private, sync
+from .files import StrPath, connect, create_private
 
 Vacuum = Literal["incremental", "full"]
 Progress = Callable[[int, int], None]
@@ -136,8 +137,8 @@ def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = 
     """Write one snapshot of the database to `path` (mode 0600), while others go on writing.
 
     The file appears whole or not at all: it is written beside its place and then renamed. One
-    that was there is replaced. `progress(done, total)` is called with pages copied. To run with
-    `read`.
+    that was there is replaced. It is on the disk when this returns. `progress(done, total)` is
+    called with pages copied. To run with `read`.
     """
     target = _checked_target(conn, path)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
@@ -153,6 +154,7 @@ def backup(conn: sqlite3.Connection, path: StrPath, progress: Progress | None = 
         with _explained(target):
             sync(partial)
             partial.replace(target)
+            sync_names(target.parent)
     finally:
         for leftover in (partial, Path(f"{partial}-wal"), Path(f"{partial}-shm")):
             with suppress(FileNotFoundError):

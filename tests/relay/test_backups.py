@@ -820,6 +820,7 @@ STEPS = [
     "_kept_name",
     "_put",
     "sync",
+    "sync_names",
 ]
 
 
