@@ -29,6 +29,7 @@ from .errors import (
     StorageError,
     UnknownSchemaError,
     is_busy,
+    translate,
     translated,
 )
 from .file_identity import FileIdentity
@@ -245,21 +246,29 @@ class DatabaseFile:
             raise CannotOpenError(f"{self.location.name} does not exist and cannot be created here")
         if path.stat().st_size == 0:
             return
-        # Without a -wal the main file is all there is, and an immutable connection leaves no
-        # -shm behind. A torn read (someone is writing) is looked at again under a lock.
-        if not self.location.wal.exists():
+        # Without a -wal and a journal the main file is all there is, and an immutable connection
+        # leaves no -shm behind. A torn read (someone is writing) is looked at again under a lock.
+        if not (self.location.wal.exists() or self.location.journal.exists()):
             try:
-                self._inspect("immutable")
+                self._inspect(immutable="1")
                 return
             except (sqlite3.DatabaseError, NotADatabaseError):
                 pass
-        retry_while_busy(
-            lambda: self._inspect("mode"), limit=self._lock_timeout, where=self.location.name
-        )
+        retry_while_busy(self._inspect_locked, limit=self._lock_timeout, where=self.location.name)
 
-    def _inspect(self, how: str) -> None:
-        uri = self.location.uri(**({"immutable": "1"} if how == "immutable" else {"mode": "ro"}))
-        with closing(connect(uri)) as conn:
+    def _inspect_locked(self) -> None:
+        try:
+            self._inspect(mode="ro")
+        except sqlite3.OperationalError as error:
+            needs_writing = isinstance(translate(error, ""), ReadOnlyError)
+            if not needs_writing or self.location.read_only or not _can_write(self.location):
+                raise
+            # A crash left the file in the middle of a transaction: only once its journal is rolled
+            # back can anybody read it.
+            self._inspect(mode="rw")
+
+    def _inspect(self, **options: str) -> None:
+        with closing(connect(self.location.uri(**options))) as conn:
             for schema in self._schemas:
                 try:
                     schema.refuse(conn)

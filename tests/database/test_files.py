@@ -19,6 +19,8 @@ from langgraph_sqlite_saver.database import (
     Database,
     InvalidInputError,
     InvalidTypeError,
+    Migration,
+    Schema,
 )
 
 from .helpers import (
@@ -194,6 +196,27 @@ def test_a_killed_process_leaves_its_commits(path: Path) -> None:
     with Database(path) as db:
         assert db.read(numbers) == [1]
     assert beside(path) == set()
+
+
+def test_a_journal_that_a_crash_left_is_rolled_back(path: Path) -> None:
+    """Before that nobody can read the file, to see whose it is."""
+    outside(path, "CREATE TABLE theirs (a)")
+    run_script(
+        """
+        conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+        conn.execute("PRAGMA cache_size = 1")
+        conn.execute("BEGIN")
+        conn.execute("CREATE TABLE t AS SELECT randomblob(1000000)")
+        os._exit(0)
+        """,
+        path,
+    )
+    assert beside(path) == {"test.db-journal"}
+    ours = Schema("test_migrations", (Migration(1, "0001_ours.sql", "CREATE TABLE ours (a);"),))
+    with Database(path, schemas=[ours]) as db:
+        db.open()
+    names = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1"
+    assert outside(path, names) == [("ours",), ("test_migrations",), ("theirs",)]
 
 
 @pytest.mark.parametrize("name", ["a b.db", "100%.db", "a?b#c.db", "é&=;.db", "a%41.db"])
