@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from properties.model import Model, exactly
+from properties.model import Model
 from properties.rows import assert_sound
 
 from langgraph_sqlite_saver import SqliteSaver
 
 from . import victim
-from .victim import Op, Task, program
+from .outcomes import apply, expected, stored, threads_of
+from .victim import Task, program
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 KILLS = 500 if SOAK else 50  # for each saver
@@ -77,57 +78,6 @@ def chance_of_this_run() -> tuple[random.Random, int]:
     seed = int(os.environ.get("CRASH_SEED") or random.SystemRandom().randrange(10**6))
     print(f"CRASH_SEED={seed}")
     return random.Random(seed), seed
-
-
-def apply(op: Op, model: Model) -> None:
-    """What an operation does, in the model."""
-    if op.name == "put":
-        config, *rest = op.arguments
-        place = config["configurable"]
-        model.put((place["thread_id"], ""), place.get("checkpoint_id"), *rest)
-    elif op.name == "put_writes":
-        config, writes, task = op.arguments
-        place = config["configurable"]
-        model.put_writes((place["thread_id"], ""), place["checkpoint_id"], writes, task, "")
-    elif op.name == "prune":
-        model.prune(op.arguments[0][0], op.options["keep_last"])
-    elif op.name != "compact":  # what it stores anew is what was there
-        getattr(model, op.name)(*op.arguments)
-
-
-def threads_of(task: Task, worker: int) -> list[str]:
-    return [f"{task.seed} {worker}", f"{task.seed} {worker} copy"]
-
-
-def stored(saver: SqliteSaver, thread: str) -> list[Any]:
-    """Everything the thread holds, as the model says it."""
-    found = saver.list({"configurable": {"thread_id": thread}})
-    return [
-        (
-            each.config["configurable"]["thread_id"],
-            each.checkpoint["id"],
-            (each.parent_config or {}).get("configurable", {}).get("checkpoint_id"),
-            exactly(each.checkpoint),
-            exactly(each.metadata),
-            exactly(each.pending_writes),
-        )
-        for each in found
-    ]
-
-
-def expected(model: Model, thread: str) -> list[Any]:
-    """The same of the model."""
-    return [
-        (
-            each.thread,
-            each.id,
-            each.parent,
-            exactly(each.checkpoint),
-            exactly(each.metadata),
-            exactly(each.writes),
-        )
-        for each in model.list(thread)
-    ]
 
 
 def check_whole_or_absent(saver: SqliteSaver, task: Task) -> dict[str, Any]:
