@@ -531,7 +531,9 @@ def _is_locked(conn: sqlite3.Connection, target: Path) -> bool:
     False for a damaged file; raises DatabaseLockedError if somebody has it open.
     """
     try:
-        conn.execute("PRAGMA synchronous = FULL")  # SQLite can be built with another default
+        # SQLite can be built with another default, and fsync is not all on macOS.
+        conn.execute("PRAGMA synchronous = FULL")
+        conn.execute("PRAGMA fullfsync = ON")
         conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # a lock once taken outlasts its COMMIT
         conn.execute("BEGIN EXCLUSIVE")
         conn.execute("COMMIT")

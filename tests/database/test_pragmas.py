@@ -115,6 +115,20 @@ def test_a_value_may_be_a_number_or_in_any_case(path: Path, value: Any) -> None:
         assert db.maintain(pragma, "synchronous") == 2
 
 
+@pytest.mark.parametrize(
+    ("level", "wanted"), [("NORMAL", 0), ("off", 0), (1, 0), ("full", 1), ("EXTRA", 1), (2, 1)]
+)
+def test_commits_that_wait_for_the_disk_wait_for_the_drive(
+    path: Path, level: Any, wanted: int
+) -> None:
+    """Where fsync does not (macOS), `fullfsync` does; a caller's own word counts."""
+    with Database(path, pragmas={"synchronous": level}) as db:
+        assert db.maintain(pragma, "fullfsync") == wanted
+        assert db.read(pragma, "fullfsync") == wanted
+    with Database(path, pragmas={"synchronous": level, "fullfsync": not wanted}) as db:
+        assert db.maintain(pragma, "fullfsync") == (not wanted)
+
+
 @pytest.mark.parametrize("pragmas", [["synchronous"], "synchronous", []])
 def test_pragmas_are_a_mapping(path: Path, pragmas: Any) -> None:
     """Whatever else is refused by its type."""
