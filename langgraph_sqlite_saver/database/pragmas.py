@@ -111,7 +111,8 @@ def set_file_pragmas(conn: sqlite3.Connection, overrides: Mapping[str, PragmaVal
     (pages,) = conn.execute("PRAGMA page_count").fetchone()
     level = _text(overrides.get("synchronous", CONNECTION_PRAGMAS["synchronous"])).upper()
     # What makes a file one with a -wal goes through a rollback journal, which a power cut can tear
-    # under NORMAL: the file was no database any more (2 of 500 cuts at one moment). One fsync more, once.
+    # under NORMAL: the file was no database any more (2 of 500 cuts at one moment). It costs one
+    # fsync, once.
     if level in _NORMAL:
         _set_synchronous(conn, "FULL", overrides)
     for name, default in FILE_PRAGMAS.items():
