@@ -28,7 +28,7 @@ from . import fork, migrations
 from .busy import retry_while_busy
 from .errors import ConnectionUnusableError, explained, translated
 from .files import check_sqlite_version
-from .jobs import MAINTAIN, READ, BlockingJob, Job, Kind, Operation
+from .jobs import MAINTAIN, READ, BlockingJob, Job, Kind, Operation, nothing
 from .lane import Lane
 from .migrations import Schema
 from .own_cursors import OwnCursors, check_borrowed
@@ -131,8 +131,10 @@ class BorrowedTransactions:
     def wal(self) -> None:
         """None: the -wal is the owner's."""
 
-    def keep_up(self) -> None:
+    @property
+    def keep_up(self) -> Callable[[], None]:
         """Nothing: the -wal is the owner's."""
+        return nothing
 
     def prepare(self, schemas: Sequence[Schema]) -> None:
         """Check the file and make its tables; WAL is all that is set."""

@@ -116,9 +116,10 @@ class ObservedRunner:
         """As the runner's."""
         return self._runner.wal
 
-    def keep_up(self) -> None:
+    @property
+    def keep_up(self) -> Callable[[], None]:
         """As the runner's."""
-        self._runner.keep_up()
+        return self._runner.keep_up
 
     def close(self) -> None:
         """Close the runner."""

@@ -52,8 +52,9 @@ class Runner(Protocol):
     def wal(self) -> WalKeeper | None:
         """What keeps the -wal short, where that is ours to do."""
 
-    def keep_up(self) -> None:
-        """Do what is due after commits, once their callers are answered."""
+    @property
+    def keep_up(self) -> Callable[[], None]:
+        """Does what is due after commits, once their callers are answered."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -174,31 +175,23 @@ class Lane:
     def _lead(self, own: Job | None) -> None:
         while own is None or not own.done:
             with self._mutex:
-                self._take(1 if _is_main_thread() else self._largest_batch)
+                self._take()
                 if not self._batch:
                     break
             self._run(self._batch)
             if len(self._batch) > 1 or own is not self._batch[0]:  # a lone leader is awake
                 answer(self._batch)
-            self._keep_up()
+            if self._runner is not None:
+                self._runner.keep_up()
         self._hand_over()
 
-    def _keep_up(self) -> None:
-        if self._runner is None:
-            return
-        self._leading_thread = threading.get_ident()
-        try:
-            self._runner.keep_up()
-        finally:
-            self._leading_thread = None
-
-    def _take(self, most: int) -> None:
+    def _take(self) -> None:
         """Move the next job into the batch, with the writes behind it if it is one."""
         batch: list[Job] = []
         self._batch = batch
         queue = self._queue
-        while queue and len(batch) < most and queue[0].kind != PAUSE:
-            if batch and not (batch[0].kind == queue[0].kind == WRITE):
+        while queue and len(batch) < self._largest_batch and queue[0].kind != PAUSE:
+            if batch and (not batch[0].kind == queue[0].kind == WRITE or _is_main_thread()):
                 break
             batch.append(queue[0])
             queue.popleft()

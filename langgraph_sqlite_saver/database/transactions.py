@@ -52,6 +52,8 @@ class Transactions:
         self._lock_timeout = lock_timeout
         self._check_file = check_file
         self.wal = wal
+        # What is due after commits, once their callers are answered.
+        self.keep_up: Callable[[], None] = nothing if wal is None else wal.keep_up
         self._on_wait = on_wait
 
     def close(self) -> None:
@@ -59,11 +61,6 @@ class Transactions:
         if self.wal is not None:
             self.wal.close()
         self.conn.close()
-
-    def keep_up(self) -> None:
-        """Do what is due after commits, once their callers are answered."""
-        if self.wal is not None:
-            self.wal.keep_up()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs and note each one's value or error; raises only what interrupts it.

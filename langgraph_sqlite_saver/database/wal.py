@@ -42,7 +42,7 @@ _LOOK_EVERY = 0.001
 _AGAIN_AFTER = 0.25
 _GROWTH = 4
 # How long to wait for another process's commit, in seconds; then it is tried later.
-_FOR_WRITERS = 0.01
+_FOR_WRITERS = 0.0
 # How long this process's reads are waited for, in seconds: each time twice as long, and after so
 # many times in vain once in a while, in seconds.
 _FOR_READERS, _TIMES, _ONCE_IN = 0.01, 5, 2.0
