@@ -15,15 +15,16 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, cast
 
+from ..database.own_cursors import OwnCursors, next_mark
 from . import sql
 from .jsontext import parameter
 
 Row = tuple[Any, ...]
 
 # Kinds of rows: the places of their triggers' statements in sql.ROWS_STATEMENTS.
-BLOB, CHECKPOINT, KEPT_WRITE, REPLACED_WRITE, NEEDED = range(5)
+BLOB, CHECKPOINT, KEPT_WRITE, REPLACED_WRITE, NEEDED, MARK = range(6)
 
 # SQLite's limit to the parameters of one statement is 32,766 since 3.32.
 _MOST_ROWS = 32_000 // sql.SAVED_COLUMNS
@@ -34,15 +35,18 @@ def save(conn: Connection, rows: Sequence[Row]) -> bool:
 
     False where it cannot be done so: a blob or a checkpoint of that key is there, a value that one
     rests on is not, there are too many rows, or the connection has no place for temporary triggers.
+    What was stored left the connection's `mark`: as long as that is there, the rows are.
     """
-    if not 0 < len(rows) <= _MOST_ROWS:
+    if not 0 < len(rows) < _MOST_ROWS:
         return not rows
     # Noted rather than tried: of a statement that fails Python may give another thread's reason.
-    made: set[str] = conn.made  # type: ignore[attr-defined]
+    own = cast(OwnCursors, conn)
+    made, mark = own.made, next_mark()
     if sql.SAVE_ROWS not in made:
         if not _make_views(conn):
             return False
         made.add(sql.SAVE_ROWS)
+    rows = [*rows, (MARK, mark)]
     try:
         conn.execute(_statement(len(rows)), [c for row in rows for c in _padded(row)]).close()
     except sqlite3.IntegrityError:
@@ -52,6 +56,7 @@ def save(conn: Connection, rows: Sequence[Row]) -> bool:
             raise
         made.clear()  # the connection's owner rolled the view back, or dropped our tables
         return False
+    own.mark = mark
     return True
 
 
@@ -81,4 +86,8 @@ def _make_views(conn: Connection) -> bool:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             raise
         return False
-    return True
+    # Another thread's transaction may take some of them with it when it is rolled back.
+    if conn.in_transaction:
+        return False
+    found: tuple[int] = conn.execute(sql.COUNT_SAVE_ROWS).fetchone()
+    return found == (len(sql.MAKE_SAVE_ROWS),)

@@ -4,6 +4,8 @@ Sets of keys come in as one JSON array, so that a statement's text does not depe
 and it is prepared once. `CROSS JOIN` keeps the array outside: each element is one index lookup.
 """
 
+from ..database.own_cursors import MARKS as _MARKS
+
 # The columns of a checkpoint, in the order of reading.Row.
 COLUMNS = (
     "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata, "
@@ -141,9 +143,11 @@ WHERE NOT EXISTS (
 )
 """
 
+_MARK_ROW = f"REPLACE INTO {_MARKS} (place, number) VALUES (0, new.a)"  # noqa: S608
+
 # By their kind, as at_once.py numbers them.
 ROWS_STATEMENTS = (
-    _BLOB_ROW, _CHECKPOINT_ROW, _KEPT_WRITE_ROW, _REPLACED_WRITE_ROW, _NEEDED_ROW
+    _BLOB_ROW, _CHECKPOINT_ROW, _KEPT_WRITE_ROW, _REPLACED_WRITE_ROW, _NEEDED_ROW, _MARK_ROW
 )  # fmt: skip
 
 MAKE_SAVE_ROWS = (
@@ -153,6 +157,10 @@ MAKE_SAVE_ROWS = (
         for kind, statement in enumerate(ROWS_STATEMENTS)
     ),
 )
+
+COUNT_SAVE_ROWS = """
+SELECT count(*) FROM sqlite_temp_master WHERE name GLOB 'langgraph_sqlite_saver_rows*'
+"""
 
 # --- get_tuple, list
 

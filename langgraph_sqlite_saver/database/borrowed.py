@@ -203,9 +203,14 @@ class BorrowedTransactions:
     def _at_once(self, op: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         for _ in range(_MOST_REPEATS):
             self._end_owners()
+            if not self._conn.make_marks():
+                return NotImplemented
+            self._conn.mark = None
             value = op(self.conn, *args)
-            # Otherwise somebody began, perhaps before that statement, and may roll it back.
-            if value is NotImplemented or not self.conn.in_transaction:
+            if value is NotImplemented or self._conn.mark is None:
+                return value
+            # Otherwise somebody began, perhaps before that statement, and may roll it back, or has.
+            if not self.conn.in_transaction and self._conn.is_marked(self._conn.mark):
                 return value
         return NotImplemented
 
@@ -225,6 +230,7 @@ class BorrowedTransactions:
         try:
             conn.execute("SAVEPOINT operation")
             value = op(conn, *args)
+            mark = self._conn.leave_mark()
             changes = conn.total_changes
             conn.execute("RELEASE operation")
         except BaseException as error:
@@ -237,8 +243,8 @@ class BorrowedTransactions:
             if not _is_disturbed(error):  # otherwise what is open is another thread's
                 self._rollback()
             raise
-        if conn.total_changes != changes:
-            raise sqlite3.OperationalError("no such savepoint: another thread wrote meanwhile")
+        if conn.total_changes != changes if mark is None else not self._conn.is_marked(mark):
+            raise sqlite3.OperationalError("no such savepoint: another thread ended it meanwhile")
 
     def _undo(self, error: BaseException) -> None:
         """Undo what is ours: what another thread added to the transaction before it stays.

@@ -6,11 +6,26 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, TypeVar, cast
 
 from .errors import ConnectionUnusableError
 
 T = TypeVar("T")
+
+# A temporary table of one row, in which a write leaves a number of its own: SQLite says of no
+# statement in which transaction it ran, and another thread may have rolled that back.
+MARKS = "langgraph_sqlite_saver_marks"
+_MAKE_MARKS = f"CREATE TEMP TABLE IF NOT EXISTS {MARKS} (place INTEGER PRIMARY KEY, number INTEGER)"
+_WRITE_MARK = f"REPLACE INTO temp.{MARKS} (place, number) VALUES (0, ?)"  # noqa: S608
+_READ_MARK = f"SELECT 1 FROM temp.{MARKS} WHERE place = 0 AND number = ?"  # noqa: S608
+_marks = count(1)  # of all connections: several savers may have one, each with cursors of its own
+
+
+def next_mark() -> int:
+    """A number that no write has left yet."""
+    return next(_marks)
+
 
 # What a connection has, of whatever module that follows the standard library's.
 _ATTRIBUTES = ("cursor", "in_transaction", "total_changes", "text_factory", "Error")
@@ -62,6 +77,48 @@ class OwnCursors:
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.raw = raw
         self.made: set[str] = set()  # what operations note of the connection's temporary schema
+        # The number that a write of one statement has left in MARKS, if it has executed any.
+        self.mark: int | None = None
+
+    def make_marks(self) -> bool:
+        """Make MARKS; False where its owner's authorizer, or settings, forbid it."""
+        if MARKS in self.made:
+            return True
+        try:
+            self.execute(_MAKE_MARKS).close()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                raise
+            return False
+        self.made.add(MARKS)
+        return True
+
+    def leave_mark(self) -> int | None:
+        """Write a number into MARKS, in an open transaction, and return it; None without MARKS."""
+        for _ in range(2):
+            if not self.make_marks():
+                break
+            mark = next_mark()
+            try:
+                self.execute(_WRITE_MARK, (mark,)).close()
+                return mark
+            except sqlite3.OperationalError as error:
+                self._note_missing_marks(error)
+        return None
+
+    def is_marked(self, mark: int) -> bool:
+        """Whether MARKS has that number: what was written with it was not rolled back."""
+        try:
+            return self.execute(_READ_MARK, (mark,)).fetchone() is not None
+        except sqlite3.OperationalError as error:
+            self._note_missing_marks(error)
+            return False
+
+    def _note_missing_marks(self, error: sqlite3.OperationalError) -> None:
+        """MARKS was made in a transaction that was rolled back; raises any other error."""
+        if "no such table" not in str(error):
+            raise error
+        self.made.discard(MARKS)
 
     @classmethod
     def of(cls, raw: sqlite3.Connection) -> OwnCursors:

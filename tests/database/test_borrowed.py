@@ -22,6 +22,7 @@ from langgraph_sqlite_saver.database import (
     MigrationError,
     OwnersTransactionWarning,
 )
+from langgraph_sqlite_saver.database.own_cursors import OwnCursors
 
 from .helpers import (
     DEADLOCK,
@@ -139,6 +140,24 @@ def test_what_was_disturbed_is_done_again(
         warnings.simplefilter("ignore", OwnersTransactionWarning)
         assert db.write(write_two) == 2
     assert stored(path) == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_what_was_disturbed_before_its_commit_is_done_again(
+    db: Any, conn: sqlite3.Connection, path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread ended the transaction and began one: COMMIT would be of that."""
+    left, execute = [end, "BEGIN"], OwnCursors.execute
+
+    def meddle(own: OwnCursors, text: str, parameters: Any = ()) -> sqlite3.Cursor:
+        cursor = execute(own, text, parameters)
+        while left and text == "RELEASE operation":
+            conn.execute(left.pop(0))
+        return cursor
+
+    monkeypatch.setattr(OwnCursors, "execute", meddle)
+    db.write(lambda inner: inner.execute("INSERT OR REPLACE INTO numbers (rowid, n) VALUES (9, 1)"))
+    assert (left, stored(path)) == ([], [1])
 
 
 def test_an_operation_that_commits_is_refused(db: Any, conn: sqlite3.Connection) -> None:

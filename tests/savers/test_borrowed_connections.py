@@ -29,6 +29,7 @@ from langgraph_sqlite_saver import (
     StorageError,
 )
 from langgraph_sqlite_saver.checkpoints.damage import in_any_text
+from langgraph_sqlite_saver.database.own_cursors import OwnCursors
 
 from .helpers import LIST, chain, count, get, place, rows, save, values
 
@@ -420,6 +421,60 @@ def test_tables_that_their_owner_dropped_are_missed_with_an_error(
         save(saver, 3)
     with pytest.raises(StorageError, match="checkpoints"):
         get(saver)
+
+
+def after(
+    conn: sqlite3.Connection, statement: str, meddling: list[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Execute statements as another thread may, once: right behind one of the saver's."""
+    left, execute = list(meddling), OwnCursors.execute
+
+    def meddle(own: OwnCursors, text: str, parameters: Any = ()) -> sqlite3.Cursor:
+        cursor = execute(own, text, parameters)
+        while left and statement in text:
+            conn.execute(left.pop(0))
+        return cursor
+
+    monkeypatch.setattr(OwnCursors, "execute", meddle)
+    return left
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "write", "special write"])
+def test_a_save_that_another_thread_rolls_back_is_done_again(
+    conn: sqlite3.Connection, database_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began before that one statement, and rolled back right behind it."""
+    saver = SqliteSaver(conn)
+    config = save(saver, 1)
+    saver.put_writes(config, [("__error__", "old")], "task")
+    begun = conn.execute
+    monkeypatch.setattr(saver.database._shared.transactions, "_end_owners", lambda: None)
+    begun("BEGIN")
+    left = after(conn, "INSERT INTO temp.", ["ROLLBACK"], monkeypatch)
+    if kind == "checkpoint":
+        save(saver, 2, {"a": LIST})
+    else:
+        saver.put_writes(config, [("w" if kind == "write" else "__error__", LIST)], "task")
+    assert left == []
+    with SqliteSaver(database_path) as other:
+        if kind == "checkpoint":
+            assert values(other, 2) == {"a": LIST}
+        else:
+            assert LIST in [value for _, _, value in get(other, 1).pending_writes]
+
+
+def test_triggers_that_another_thread_rolls_back_are_missed(
+    conn: sqlite3.Connection, database_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of those that a save goes through: the rows of the others would go nowhere."""
+    saver = SqliteSaver(conn)
+    saver.setup()
+    after(conn, "saver_rows_1", ["BEGIN"], monkeypatch)
+    after(conn, "saver_rows_3", ["ROLLBACK"], monkeypatch)
+    config = save(saver, 1)
+    saver.put_writes(config, [("__error__", LIST)], "task")
+    with SqliteSaver(database_path) as other:
+        assert get(other, 1).pending_writes == [("task", "__error__", LIST)]
 
 
 def test_a_view_that_its_owner_rolled_back_is_made_again(conn: sqlite3.Connection) -> None:
