@@ -541,7 +541,7 @@ def stats(file: File, json: Json = False) -> None:
     del figures["synchronous"]  # each connection has its own
     figures["path"] = str(file)
     figures["file_bytes"], figures["wal_bytes"] = file.stat().st_size, _wal_bytes(file)
-    figures["journal_mode"] = "wal" if _is_in_wal_mode(file) else figures["journal_mode"]
+    figures["journal_mode"] = _journal_mode(file, figures["journal_mode"])
     if json:
         output.document(figures)
     else:
@@ -572,10 +572,18 @@ def _wal_bytes(file: Path) -> int:
     return size_on_disk(file) - file.stat().st_size
 
 
-def _is_in_wal_mode(file: Path) -> bool:
-    """What the file's header says; a connection that only reads a file at rest does not tell."""
+def _journal_mode(file: Path, told: str) -> str:
+    """What the file's header says; a connection that only reads a file at rest does not tell.
+
+    Where this process has the file open nothing but SQLite may open it: closing it again would drop
+    the locks. Then it is not at rest, and what was told is right.
+    """
+    from ..database.file_identity import is_open_here
+
+    if told == "wal" or is_open_here(file):
+        return told
     with file.open("rb") as content:
-        return content.read(19)[18:] == b"\x02"
+        return "wal" if content.read(19)[18:] == b"\x02" else told
 
 
 def _words(name: str) -> str:
