@@ -26,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from langgraph_sqlite_saver import AsyncSqliteSaver, SqliteSaver
 from stress import steps
 
+# Copied all the time, so that kills strike there too.
+SMALL_WAL = {"wal_autocheckpoint": 20}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -85,7 +88,7 @@ def work(task: Task) -> None:
     """Work until killed; after each operation its worker's number goes to the notes."""
     notes = os.open(task.notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if task.kind == "sync":
-        saver = SqliteSaver(task.path, history=task.history)
+        saver = SqliteSaver(task.path, history=task.history, pragmas=SMALL_WAL)
         for worker in range(1, task.workers):
             threading.Thread(target=_work_in_thread, args=(saver, task, worker, notes)).start()
         _work_in_thread(saver, task, 0, notes)
@@ -101,7 +104,7 @@ def _work_in_thread(saver: SqliteSaver, task: Task, worker: int, notes: int) -> 
 
 
 async def _work_in_loop(task: Task, notes: int) -> None:
-    saver = AsyncSqliteSaver(task.path, history=task.history)
+    saver = AsyncSqliteSaver(task.path, history=task.history, pragmas=SMALL_WAL)
 
     async def run(worker: int) -> None:
         with _ending_on_errors():
