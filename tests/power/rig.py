@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import workload
+from . import mistakes, workload
 from .disk import Disk, Event, contents, read_record, write_contents
 
 HERE = Path(__file__).parent
@@ -121,7 +121,7 @@ class Rig:
         return folder.resolve()
 
     def record(self, watched: Path, name: str, **options: Any) -> Recording:
-        """Run a workload in the directory: a function of `workload.py`."""
+        """Run a workload in the directory: a function of `workload.py` or `mistakes.py`."""
         record, before = watched.parent / "record", contents(watched)
         environment = {
             **os.environ,
@@ -129,7 +129,8 @@ class Rig:
             "POWER_WATCH": str(watched),
             "POWER_RECORD": str(record),
         }
-        command = [sys.executable, workload.__file__, name, str(watched), json.dumps(options)]
+        script = str((mistakes if hasattr(mistakes, name) else workload).__file__)
+        command = [sys.executable, script, name, str(watched), json.dumps(options)]
         subprocess.run(command, env=environment, check=True, timeout=300)
         events = read_record(record)
         disk = Disk(before)

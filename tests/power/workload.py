@@ -8,9 +8,7 @@ was written is the order in which things happened.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import random
 import sys
 import threading
@@ -28,17 +26,13 @@ from langgraph_sqlite_saver import SqliteSaver, restore_backup
 from langgraph_sqlite_saver.database import Database, migrations
 from langgraph_sqlite_saver.database.archives import write_backup
 from langgraph_sqlite_saver.database.migrations import Schema
+from power.mistakes import mark
 
 # The -wal is copied into the file, begun anew and cut every few commits.
 RESTLESS = {"wal_autocheckpoint": 12, "journal_size_limit": 20000}
 FIRST_DAY = datetime(2026, 1, 1)
 DAYS_BETWEEN, DAYS_KEPT = 3, 4
 BACKUP_STEPS = 12
-
-
-def mark(text: str) -> None:
-    """A line of the record."""
-    ctypes.CDLL(None).power_mark(text.encode())
 
 
 # Saving.
@@ -135,43 +129,6 @@ def migrate(folder: Path, *, synchronous: str) -> None:
             mark(f"start {version}")
             database.open()
             mark(f"done {version}")
-
-
-# What the tests of the model do wrong, on purpose.
-
-
-def rename_unsynced(folder: Path) -> None:
-    """A file is replaced by one whose contents nobody synced."""
-    (folder / "new").write_bytes(b"new" * 5000)
-    (folder / "new").replace(folder / "file")
-    _sync(folder)
-    mark("done")
-
-
-def create_unsynced(folder: Path) -> None:
-    """A file's contents are synced, its name is not."""
-    with (folder / "file").open("wb") as file:
-        file.write(b"new" * 5000)
-        file.flush()
-        os.fsync(file.fileno())
-    mark("done")
-
-
-def replace_properly(folder: Path) -> None:
-    """Contents first, then the name."""
-    with (folder / "new").open("wb") as file:
-        file.write(b"new" * 5000)
-        file.flush()
-        os.fsync(file.fileno())
-    (folder / "new").replace(folder / "file")
-    _sync(folder)
-    mark("done")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
 
 
 if __name__ == "__main__":
