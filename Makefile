@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test matrix soak lint format bench wheel-check clean
+.PHONY: demo test matrix soak power lint format bench wheel-check clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,9 @@ matrix: .venv/installed ## savers, database and properties on every Python, and 
 
 soak: .venv/installed ## the long runs: more kills, more threads, more examples
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n 2 -m "soak or not soak" --timeout 1800
+
+power: .venv/installed ## what simulated power cuts leave, thousands of times (part of soak)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n 2 tests/power --timeout 1800
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -110,9 +110,9 @@ def set_file_pragmas(conn: sqlite3.Connection, overrides: Mapping[str, PragmaVal
     """
     (pages,) = conn.execute("PRAGMA page_count").fetchone()
     level = _text(overrides.get("synchronous", CONNECTION_PRAGMAS["synchronous"])).upper()
-    # What makes a file one with a -wal goes through a rollback journal, which a power cut can tear
-    # under NORMAL: the file was no database any more (2 of 500 cuts at one moment). It costs one
-    # fsync, once.
+    # Switching a file to WAL goes through a rollback journal, which a power cut can tear under
+    # NORMAL: at one moment 2 of 500 simulated cuts left a file that is not a database. One fsync
+    # more, once.
     if level in _NORMAL:
         _set_synchronous(conn, "FULL", overrides)
     for name, default in FILE_PRAGMAS.items():
