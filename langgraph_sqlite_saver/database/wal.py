@@ -15,7 +15,6 @@ reads are held back for a moment.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import time
@@ -23,14 +22,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from . import logs
 from .busy import retry_while_busy
 from .errors import DatabaseLockedError, StorageError
 from .pragmas import CONNECTION_PRAGMAS, PragmaValue
 
 if TYPE_CHECKING:
     from .readers import Readers
-
-_log = logging.getLogger(__name__)
 
 # A frame's header, and that of the -wal, in bytes (https://www.sqlite.org/fileformat2.html#walformat).
 _FRAME_HEADER, _WAL_HEADER = 24, 32
@@ -114,7 +112,7 @@ class WalKeeper:
             except DatabaseLockedError:
                 pass
             except (sqlite3.Error, StorageError) as error:
-                _log.warning("%s cannot be copied into its file: %s", self._path, error)
+                logs.wal.warning("%s cannot be copied into its file: %s", self._path, error)
             self._again_at = time.monotonic() + _AGAIN_AFTER
 
     def empty(self) -> int:
@@ -166,7 +164,7 @@ class WalKeeper:
     def _tell(self, size: int) -> None:
         if size > _TELL * self._limit and not self._has_told:
             self._has_told = True
-            _log.warning(
+            logs.wal.warning(
                 "%s has %d bytes, its limit is %d: some connection has been reading one state all "
                 "the while (a backup, a replication, a transaction left open), and what came after "
                 "that cannot be copied into the file",
