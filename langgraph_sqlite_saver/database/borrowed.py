@@ -20,13 +20,13 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from . import fork, migrations
 from .busy import retry_while_busy
-from .errors import ConnectionUnusableError, explained, translated
+from .errors import ConnectionUnusableError, StorageError, explained, translated
 from .files import check_sqlite_version
 from .jobs import MAINTAIN, READ, BlockingJob, Job, Kind, Operation, nothing
 from .lane import Lane
@@ -75,8 +75,16 @@ _DISTURBED = (*_ENDED, *_REASON_LOST)
 _MOST_REPEATS = 100
 
 
+# What SQLite says of a transaction that cannot end yet, and calls busy.
+_UNFINISHED = "SQL statements in progress"
+
+
 class OwnersTransactionWarning(UserWarning):
     """A transaction that was open on a borrowed connection was committed with what was saved."""
+
+
+class _UnfinishedError(Exception):
+    """A statement of the owner's keeps a transaction from ending."""
 
 
 class BorrowedTransactions:
@@ -226,6 +234,8 @@ class BorrowedTransactions:
         """
         conn = self.conn
         self._end_owners()
+        conn.execute("SAVEPOINT asked")  # refused where what BEGIN begins could not be ended
+        conn.execute("RELEASE asked")
         conn.execute("BEGIN IMMEDIATE")
         try:
             conn.execute("SAVEPOINT operation")
@@ -252,11 +262,14 @@ class BorrowedTransactions:
         Of an operation that was disturbed nothing has to be undone, for it is run again.
         """
         with suppress(sqlite3.Error):
+            if self.conn.in_transaction and not _is_disturbed(error):
+                self.conn.execute("ROLLBACK TO operation")
+        try:
             if self.conn.in_transaction:
-                if not _is_disturbed(error):
-                    with suppress(sqlite3.Error):  # SQLite has ended the transaction
-                        self.conn.execute("ROLLBACK TO operation")
-                self.conn.execute("COMMIT")
+                self._retried(lambda: self.conn.execute("COMMIT"))
+        except (sqlite3.Error, StorageError):
+            if not _is_disturbed(error):
+                self._rollback()
 
     def _rollback(self) -> None:
         with suppress(sqlite3.Error):  # the error that led here says more
@@ -267,23 +280,29 @@ class BorrowedTransactions:
         (mode,) = self.conn.execute("PRAGMA journal_mode").fetchone()
         if mode == "wal":
             return
-        self._end_owners()
-        try:
-            self.conn.execute("PRAGMA journal_mode = WAL").close()
-        except sqlite3.OperationalError as error:
-            if "readonly" not in str(error):
-                raise
+        for _ in self._looks():
+            self._end_owners()
+            try:
+                self.conn.execute("PRAGMA journal_mode = WAL").close()
+                return
+            except sqlite3.OperationalError as error:
+                if "readonly" in str(error):
+                    return
+                # A statement of the owner's is not finished: without WAL it works, too.
+                if "within a transaction" not in str(error):
+                    raise
 
     def _owner_is_done(self) -> bool:
         """Whether no transaction is open; one of another thread's mostly ends soon."""
-        deadline: float | None = None
-        while self.conn.in_transaction:
-            now = time.monotonic()
-            deadline = now + self._patience if deadline is None else deadline
-            if now >= deadline:
-                return False
+        return any(not self.conn.in_transaction for _ in self._looks())
+
+    def _looks(self) -> Iterator[None]:
+        """Once, and again for as long as the owner is waited for."""
+        yield
+        deadline = time.monotonic() + self._patience
+        while time.monotonic() < deadline:
             time.sleep(random.uniform(*_LOOK_AGAIN))
-        return True
+            yield
 
     def _end_owners(self) -> None:
         """Commit what the owner has open, should it not end by itself."""
@@ -314,7 +333,23 @@ class BorrowedTransactions:
         ) from last
 
     def _retried(self, attempt: Callable[[], T]) -> T:
-        return retry_while_busy(attempt, limit=self.lock_timeout, where=self._where)
+        def once() -> T:
+            try:
+                return attempt()
+            except sqlite3.OperationalError as error:
+                if _UNFINISHED not in str(error):
+                    raise
+                raise _UnfinishedError from error  # no other connection's lock, as SQLite has it
+
+        for _ in self._looks():
+            try:
+                return retry_while_busy(once, limit=self.lock_timeout, where=self._where)
+            except _UnfinishedError as error:
+                last = error.__cause__
+        raise ConnectionUnusableError(
+            f"{self._where}: {last}. Its owner has a statement that goes on writing (an INSERT … "
+            "RETURNING that is not read to its end, an open blob): end it first"
+        ) from last
 
 
 def _is_disturbed(error: BaseException) -> bool:

@@ -251,6 +251,27 @@ def test_what_another_thread_added_outlives_a_write_that_fails(
     assert stored(path) == [7, 8]
 
 
+def test_a_write_that_fails_leaves_no_transaction_open(
+    open_database: Any, conn: sqlite3.Connection, path: Path
+) -> None:
+    """Without WAL, another program that reads keeps it from being ended by a COMMIT."""
+    db = open_database(conn)
+    db.write(create)
+    shared = blocking(db)._shared
+    assert shared is not None
+    shared.transactions.lock_timeout = 0.05
+    conn.execute("PRAGMA busy_timeout = 0")
+    conn.execute("PRAGMA journal_mode = DELETE")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM numbers").fetchall()
+        with pytest.raises(Refused):
+            db.write(insert_and_fail, 1)
+        assert not conn.in_transaction
+    db.write(insert, 2)
+    assert stored(path) == [2]
+
+
 def test_tables_are_made_and_committed_otherwise(
     open_database: Any, conn: sqlite3.Connection, path: Path
 ) -> None:

@@ -238,6 +238,46 @@ def test_any_journal_mode_will_do(conn: sqlite3.Connection, journal_mode: str) -
     assert values(saver) == {"list": [4]}
 
 
+def test_a_cursor_of_its_owner_s_may_be_read_half_way(
+    conn: sqlite3.Connection, database_path: Path
+) -> None:
+    """While tables are made, and while a save or a deletion is committed."""
+    conn.execute("CREATE TABLE mine (x)")
+    conn.executemany("INSERT INTO mine VALUES (?)", [(n,) for n in range(3)])
+    conn.commit()
+    saver = SqliteSaver(conn)
+    for (number,) in conn.execute("SELECT x FROM mine"):
+        chain(saver, 2, start=2 * number + 1)
+        saver.prune(["t"])
+        assert count(database_path, "checkpoints") == 1
+
+
+@pytest.mark.parametrize("isolation_level", ["", None])
+@pytest.mark.parametrize("setup", [False, True])
+def test_a_statement_of_its_owner_s_that_goes_on_writing_is_told_of_at_once(
+    database_path: Path, isolation_level: str | None, setup: bool
+) -> None:
+    """No transaction can be committed until it ends, and none is left behind."""
+    with closing(sqlite3.connect(database_path, isolation_level=isolation_level)) as conn:
+        conn.execute("CREATE TABLE mine (x)")
+        conn.execute("INSERT INTO mine VALUES (1), (2)")
+        conn.commit()
+        saver = SqliteSaver(conn)
+        if setup:
+            saver.setup()
+        writing = conn.execute("UPDATE mine SET x = 0 RETURNING x")
+        before = conn.in_transaction
+        with pytest.raises(ConnectionUnusableError, match="RETURNING"):
+            saver.delete_thread("t")
+        assert conn.in_transaction == before
+        assert writing.fetchall() == [(0,), (0,)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OwnersTransactionWarning)
+            chain(saver, 2)
+    assert count(database_path, "checkpoints") == 2
+    assert rows(database_path, "SELECT x FROM mine") == [(0,), (0,)]
+
+
 def test_one_that_can_only_read_reads(database_path: Path) -> None:
     """And says what it cannot."""
     with SqliteSaver(database_path) as saver:
