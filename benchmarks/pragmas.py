@@ -23,6 +23,7 @@ ALTERNATIVES: dict[str, dict[str, str | int]] = {
     "synchronous=FULL": {"synchronous": "FULL"},
     "auto_vacuum=NONE": {"auto_vacuum": "NONE"},
     "wal_autocheckpoint=1000": {"wal_autocheckpoint": 1000},
+    "wal_autocheckpoint=4000": {"wal_autocheckpoint": 4000},
     "wal_autocheckpoint=16000": {"wal_autocheckpoint": 16000},
     "cache_size=-64000": {"cache_size": -64000},
     "temp_store=MEMORY": {"temp_store": "MEMORY"},
