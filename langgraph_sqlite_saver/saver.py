@@ -321,7 +321,8 @@ class SqliteSaver(BaseCheckpointSaver[str]):
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread under the same checkpoint ids; an existing target keeps what it has.
 
-        What cannot be read is copied as it is.
+        What cannot be read is copied as it is, but for pending writes of checkpoints that the
+        target has, which could not be read any more.
         """
         source, target = thread_key(source_thread_id), thread_key(target_thread_id)
         self.database.write(copying.copy_thread, self, source, target)

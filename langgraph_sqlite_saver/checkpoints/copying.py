@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any
 
 from . import sql
 from .contents import Contents, Stored
-from .damage import in_any_text, is_key, try_document
-from .errors import SerializationError
+from .damage import are_keys, in_any_text, is_key, try_document
+from .errors import DamagedError, SerializationError
 from .history import Encoder
-from .jsontext import cleaned
-from .values import Blob, blob_keys, dump_notes, no_value, own_version
+from .jsontext import cleaned, parameter
+from .values import Blob, blob_keys, dump_notes, inner, loads, no_value, own_version
 from .versions import is_unique
 
 
@@ -21,13 +22,15 @@ def copy_thread(conn: Connection, encoder: Encoder, source: str, target: str) ->
 
     Each checkpoint keeps its own values, whatever the other thread has under the same versions. A
     `thread_id` in the metadata becomes the target's. What cannot be read is carried as it is, and
-    cannot be read there.
+    cannot be read there; but no damaged pending write comes to a checkpoint that the target has,
+    which could not be read any more.
     """
     if source == target:
         return
     if conn.execute(sql.HAS_THREAD, (target,)).fetchone():
+        damaged = _damaged_writes(conn, encoder, source, target)
         _add_missing(conn, encoder, source, target)
-        _add_missing_writes(conn, encoder, source, target)
+        _add_missing_writes(conn, encoder, source, target, damaged)
     else:
         conn.execute(sql.COPY_CHECKPOINTS, (target, target, source))
         conn.execute(sql.COPY_BLOBS, (target, source))
@@ -135,10 +138,41 @@ def _as_stored(row: Stored) -> tuple[Blob, Blob]:
     return blob, blob
 
 
-def _add_missing_writes(conn: Connection, encoder: Encoder, source: str, target: str) -> None:
+def _damaged_writes(conn: Connection, encoder: Encoder, source: str, target: str) -> list[int]:
+    """The rowids of damaged pending writes that would come to checkpoints of the target.
+
+    What another saver might read, with a key or classes that are missing here, counts as sound.
+    """
+    here: dict[str, Contents] = {}
+    damaged: list[int] = []
+    wanted = (source, target, target)
+    for rowid, ns, task_id, *write in conn.execute(sql.SELECT_WRITES_TO_ADD, wanted):
+        if is_key(ns):
+            contents = here.setdefault(ns, Contents(conn, encoder.serde, (source, ns)))
+            if not are_keys((task_id, write[0])) or _is_damaged(contents, encoder, *write):
+                damaged.append(rowid)
+    return damaged
+
+
+def _is_damaged(
+    contents: Contents, encoder: Encoder, channel: str, kind: Any, *others: Any
+) -> bool:
+    try:
+        loads(inner(encoder.serde), channel, *contents.written(channel, kind, *others))
+    except DamagedError:
+        return True
+    except SerializationError as error:
+        missing = isinstance(error, (ImportError, AttributeError, MemoryError))
+        return not (missing or isinstance(error.__cause__, MemoryError) or "+" in str(kind))
+    return False
+
+
+def _add_missing_writes(
+    conn: Connection, encoder: Encoder, source: str, target: str, damaged: Sequence[int]
+) -> None:
     """Copy pending writes; those whose bases the target has not, or has otherwise, stand alone."""
     missing = conn.execute(sql.SELECT_MISSING_WRITES, (source, target)).fetchall()
-    conn.execute(sql.COPY_WRITES, (target, source))
+    conn.execute(sql.COPY_OTHER_WRITES, (target, source, parameter(damaged)))
     here: dict[str, tuple[Contents, Contents]] = {}
     for ns, checkpoint_id, task_id, idx, _ in missing:
         if not (is_key(ns) and is_key(checkpoint_id) and is_key(task_id)):

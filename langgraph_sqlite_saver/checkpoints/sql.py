@@ -433,6 +433,22 @@ SELECT ?, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, 
 FROM checkpoint_writes WHERE thread_id = ?
 """  # noqa: S608
 
+# The last parameter: the rowids of those to leave out.
+COPY_OTHER_WRITES = COPY_WRITES + "AND rowid NOT IN (SELECT value FROM json_each(?))"  # noqa: S608
+
+# Pending writes that the target has not yet, of checkpoints that it has.
+SELECT_WRITES_TO_ADD = """
+SELECT rowid, checkpoint_ns, task_id, channel, type, blob, base, size FROM checkpoint_writes AS s
+WHERE thread_id = ? AND EXISTS (
+    SELECT 1 FROM checkpoints AS c WHERE c.thread_id = ?
+    AND c.checkpoint_ns = s.checkpoint_ns AND c.checkpoint_id = s.checkpoint_id
+) AND NOT EXISTS (
+    SELECT 1 FROM checkpoint_writes AS t WHERE t.thread_id = ?
+    AND t.checkpoint_ns = s.checkpoint_ns AND t.checkpoint_id = s.checkpoint_id
+    AND t.task_id = s.task_id AND t.idx = s.idx
+)
+"""
+
 # Pending writes with bases that the target has not yet.
 SELECT_MISSING_WRITES = """
 SELECT checkpoint_ns, checkpoint_id, task_id, idx, base FROM checkpoint_writes AS s

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
-from langgraph_sqlite_saver import InvalidInputError, InvalidTypeError
+from langgraph_sqlite_saver import InvalidInputError, InvalidTypeError, SerializationError
 
 from .helpers import (
     LIST,
@@ -216,6 +216,38 @@ def test_copying_onto_an_existing_thread_adds_what_is_missing(saver: Any) -> Non
     once = dump(saver)
     saver.copy_thread("t", "u")
     assert dump(saver) == once
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "task_id = x'00'",
+        "task_id = CAST(x'ff' AS TEXT)",
+        "task_id = 'other', channel = x'05'",
+        "task_id = 'other', type = 5",
+        "task_id = 'other', blob = x'c1'",
+        "task_id = 'other', size = 1",
+    ],
+)
+def test_a_damaged_write_is_not_added_to_a_checkpoint_that_can_be_read(
+    saver: Any, database_path: Path, damage: str
+) -> None:
+    """It stays where it is; to a checkpoint that is copied it belongs."""
+    chain(saver, 2)
+    saver.copy_thread("t", "u")
+    for number in (1, 2):
+        saver.put_writes(place(number), [("w", LIST)], "task")
+    saver.prune(["u"])
+    saver.put_writes(place(2, "u"), [("w", LIST)], "task")
+    saver.put_writes(place(2), [("w", "sound")], "one more")
+    damaged = f"UPDATE checkpoint_writes SET {damage} WHERE thread_id = 't' AND task_id = 'task'"
+    execute(database_path, damaged)
+    saver.copy_thread("t", "u")
+    assert get(saver, 2, "u").pending_writes == [("one more", "w", "sound"), ("task", "w", LIST)]
+    with pytest.raises(SerializationError):
+        get(saver, 1, "u")
+    with pytest.raises(SerializationError):
+        get(saver, 2)
 
 
 def test_copying_there_and_back_changes_nothing(saver: Any) -> None:
