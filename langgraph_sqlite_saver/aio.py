@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from .checkpoints import (
     overview,
     pending,
     reading,
+    removal,
     retention,
     versions,
     walking,
@@ -46,12 +47,14 @@ from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage
 from .checkpoints.overview import Stats, ThreadInfo
+from .checkpoints.removal import Removal
 from .database import (
     AiosqliteDatabase,
     AsyncDatabase,
     EventLoopError,
     OnEvent,
     PragmaValue,
+    StorageError,
     logs,
     upkeep,
 )
@@ -224,6 +227,11 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         head = await self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
         self.history.remember(request.place, request.learnt)
+        if request.freed is None or request.freed:
+            with suppress(StorageError):  # it is saved; what stays goes with the next prune
+                await self._remove(
+                    request.place[0], removal.plan_values, request.place, request.freed
+                )
         return saved
 
     async def aput_writes(
@@ -260,8 +268,9 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Async `SqliteSaver.delete_for_runs`."""
         ids = thread_keys(run_ids, "run_ids")
-        for thread_id in await self.database.read(retention.checkpoints_of_runs, ids):
-            await self._delete(thread_id, retention.delete_runs_in_thread, self, thread_id, ids)
+        found = await self.database.read(retention.threads_of_runs, ids)
+        for thread_id, runs in found.items():
+            await self._remove(thread_id, retention.plan_runs, thread_id, runs)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Async `SqliteSaver.copy_thread`."""
@@ -280,7 +289,7 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         keep = retention.checked_keep(strategy, keep_last)
         for thread_id in ids:
             if keep:
-                await self._delete(thread_id, retention.prune, self, thread_id, keep)
+                await self._remove(thread_id, retention.plan_prune, thread_id, keep)
             else:
                 await self._delete(thread_id, retention.delete_thread, thread_id)
 
@@ -296,6 +305,16 @@ class AsyncSqliteSaver(BaseCheckpointSaver[str]):
         for thread_id in await self.database.read_long(orphans.threads_with_older, moment):
             await self._delete(thread_id, orphans.expire, thread_id, moment)
         return gone
+
+    async def _remove(
+        self, thread_id: str, plan: Callable[..., Sequence[Removal]], *args: Any
+    ) -> None:
+        """Delete what a plan finds, which others' writes may make out of date."""
+        for _ in range(removal.TRIES):
+            removals = await self.database.read(plan, self, *args)
+            if not removals or await self._delete(thread_id, removal.carry_out, removals):
+                return
+        await self._delete(thread_id, removal.at_once, plan, self, *args)
 
     async def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
         try:

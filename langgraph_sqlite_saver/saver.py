@@ -7,7 +7,7 @@ import contextvars
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -37,6 +37,7 @@ from .checkpoints import (
     overview,
     pending,
     reading,
+    removal,
     retention,
     versions,
     walking,
@@ -49,6 +50,7 @@ from .checkpoints.errors import DamagedError
 from .checkpoints.history import History, Mode
 from .checkpoints.lineage import Lineage
 from .checkpoints.overview import Stats, ThreadInfo
+from .checkpoints.removal import Removal
 from .database import Database, OnEvent, PragmaValue, StorageError, logs, upkeep
 from .database.files import StrPath
 from .database.upkeep import Left, Progress, Vacuum
@@ -278,6 +280,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         head = self.database.write(writing.put, request, self._lineage)
         self._lineage.remember(request.place, head)
         self.history.remember(request.place, request.learnt)
+        if request.freed is None or request.freed:
+            with suppress(StorageError):  # it is saved; what stays goes with the next prune
+                self._remove(request.place[0], removal.plan_values, request.place, request.freed)
         return saved
 
     def put_writes(
@@ -315,8 +320,9 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         transaction for each thread.
         """
         ids = thread_keys(run_ids, "run_ids")
-        for thread_id in self.database.read(retention.checkpoints_of_runs, ids):
-            self._delete(thread_id, retention.delete_runs_in_thread, self, thread_id, ids)
+        found = self.database.read(retention.threads_of_runs, ids)
+        for thread_id, runs in found.items():
+            self._remove(thread_id, retention.plan_runs, thread_id, runs)
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread under the same checkpoint ids; an existing target keeps what it has.
@@ -351,7 +357,7 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         keep = retention.checked_keep(strategy, keep_last)
         for thread_id in ids:
             if keep:
-                self._delete(thread_id, retention.prune, self, thread_id, keep)
+                self._remove(thread_id, retention.plan_prune, thread_id, keep)
             else:
                 self._delete(thread_id, retention.delete_thread, thread_id)
 
@@ -375,6 +381,14 @@ class SqliteSaver(BaseCheckpointSaver[str]):
         for thread_id in self.database.read_long(orphans.threads_with_older, moment):
             self._delete(thread_id, orphans.expire, thread_id, moment)
         return gone
+
+    def _remove(self, thread_id: str, plan: Callable[..., Sequence[Removal]], *args: Any) -> None:
+        """Delete what a plan finds, which others' writes may make out of date."""
+        for _ in range(removal.TRIES):
+            removals = self.database.read(plan, self, *args)
+            if not removals or self._delete(thread_id, removal.carry_out, removals):
+                return
+        self._delete(thread_id, removal.at_once, plan, self, *args)
 
     def _delete(self, thread_id: str, op: Callable[..., T], *args: Any) -> T:
         try:

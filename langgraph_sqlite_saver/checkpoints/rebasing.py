@@ -1,17 +1,18 @@
-"""Deleting blobs that others may rest on: what stays is stored anew first."""
+"""Storing anew what rests on blobs that go."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from sqlite3 import Connection
 from typing import Any
 
 from . import sql
 from .contents import Contents, Stored, load_base
-from .damage import is_key, try_document
-from .encoding import Chain
+from .damage import is_key
+from .encoding import Chain, Encoded
 from .errors import SerializationError
 from .history import Encoder, Place
-from .values import blob_keys, inner
+from .values import inner
 
 # (channel, version)
 Key = tuple[str, str]
@@ -20,142 +21,161 @@ Key = tuple[str, str]
 _FORGET = 256
 
 
-def delete_unreferenced(
-    conn: Connection, encoder: Encoder, place: Place, candidates: set[Key] | None
-) -> None:
-    """Delete the blobs among `candidates`, or of all there are, that no checkpoint uses.
+class Rebasing:
+    """How a namespace's values are to be stored once some of its blobs are gone.
 
-    None is deleted while the namespace has a checkpoint that cannot be read: it may be repaired,
-    and which blobs are its own cannot be told.
+    It reads and writes nothing but what it looks up: `carry_out` writes. Bytes that cannot be read
+    stay as they are, and with them what they rest on: what is damaged may be repaired. A saver
+    without a cipher cannot do it for encrypted values, and is told.
+
+    Attributes:
+        doomed: The blobs that go.
+        blobs: Those that stay and are stored otherwise.
+        writes: The same of pending writes: (checkpoint_id, task_id, idx), and their columns.
+        blob_rows, write_rows: The rowids of those, and of the blobs that they rest on then.
     """
-    if candidates is None:
-        found = conn.execute(sql.SELECT_BLOB_KEYS, place).fetchall()
-        candidates = {key for key in found if all(map(is_key, key))}
-    left = set(candidates)
-    for text, notes in conn.execute(sql.SELECT_NAMESPACE, place):
-        document = try_document(text, notes)
-        if document is None:
-            return
-        left -= blob_keys(*document).items()
-        if not left:
-            return
-    _delete_blobs(conn, encoder, place, left)
 
+    def __init__(
+        self, conn: Connection, encoder: Encoder, place: Place, doomed: Iterable[Key]
+    ) -> None:
+        self._conn, self._encoder, self._place = conn, encoder, place
+        self.doomed = set(doomed)
+        self.blobs: list[Stored] = []
+        self.writes: list[tuple[tuple[str, str, int], Encoded]] = []
+        self.blob_rows: set[int] = set()
+        self.write_rows: set[int] = set()
+        self._bases: dict[str, _Bases] = {}
+        self._rowids: dict[Key, int] = {}
+        if self.doomed:
+            self._look_up_bases()
+            self._free_writes()
+            for channel, rests_on in self._bases.items():
+                self._free_blobs(channel, rests_on)
 
-def _delete_blobs(conn: Connection, encoder: Encoder, place: Place, doomed: set[Key]) -> None:
-    """Delete blobs. What rests on them is stored anew before.
+    def carry_out(self, conn: Connection) -> None:
+        """Store them anew and delete the blobs."""
+        for anew in self.blobs:
+            conn.execute(sql.REBASE_BLOB, (*anew[2:], *self._place, *anew[:2]))
+        for key, encoded in self.writes:
+            conn.execute(sql.REBASE_WRITE, (*encoded[:4], *self._place, *key))
+        conn.executemany(sql.DELETE_BLOB, [(*self._place, *key) for key in self.doomed])
 
-    Bytes that cannot be read stay as they are, and with them what they rest on: what is damaged
-    may be repaired. A saver without a cipher cannot do it for encrypted values, and is told.
-    """
-    doomed = set(doomed)
-    bases = _bases_of(conn, place, {channel for channel, _ in doomed})
-    _free_writes(conn, encoder, place, doomed, bases)
-    for channel, rests_on in bases.items():
-        _free_blobs(conn, encoder, place, channel, doomed, rests_on)
-    conn.executemany(sql.DELETE_BLOB, [(*place, *key) for key in doomed])
+    def _look_up_bases(self) -> None:
+        for channel in sorted({channel for channel, _ in self.doomed}):
+            rests_on = self._bases[channel] = {}
+            for version, base, rowid in self._conn.execute(
+                sql.SELECT_BASES, (*self._place, channel)
+            ):
+                rests_on[version] = base
+                self._rowids[channel, version] = rowid
+
+    def _spare(self, key: Key) -> None:
+        """Let a blob stay, with those that it rests on."""
+        channel = key[0]
+        version: Any = key[1]
+        while (channel, version) in self.doomed:
+            self.doomed.remove((channel, version))
+            version = self._bases.get(channel, {}).get(version)
+
+    def _free_blobs(self, channel: str, rests_on: _Bases) -> None:
+        """Let a channel's versions that stay rest on the one before them that stays.
+
+        Storing all of them whole would be simpler, and costs too much: on a chat of 200 turns four
+        times the bytes after `prune(keep_last=20)`, up to 13 times after every other run was
+        deleted.
+        """
+        contents = self._contents()
+        made: list[Stored] = []
+        before: str | None = None
+        for number, (version, base) in enumerate(rests_on.items()):
+            if (channel, version) in self.doomed or not is_key(version):
+                continue
+            if number % _FORGET == 0:
+                contents = self._contents(made)
+            if (channel, base) in self.doomed:
+                if (anew := self._anew(contents, channel, version, before)) is None:
+                    self._spare((channel, base))
+                    continue
+                contents.replace(anew)
+                made.append(anew)
+                self.blob_rows.add(self._rowids[channel, version])
+                if anew.base is not None:
+                    self.blob_rows.add(self._rowids[channel, anew.base])
+            before = version
+        self.blobs += made
+
+    def _anew(
+        self, contents: Contents, channel: str, version: str, before: str | None
+    ) -> Stored | None:
+        """A row as it is to be; None where it cannot be read."""
+        row = contents.find(channel, version)
+        value = contents.readable(row) if row else None
+        if row is None or value is None:
+            if row is not None and self._lacks_key(row.kind):
+                contents.value(row)  # raises the error that says so
+            return None
+        chain = self._chain_before(contents, row, before)
+        encoded, _ = self._encoder.history.encode(self._encoder.serde, value, chain)
+        token = row.token if type(row.token) is int else encoded.token  # nothing rests on it
+        return Stored(channel, version, *encoded[:4], token, encoded.number)
+
+    def _contents(self, made: Iterable[Stored] = ()) -> Contents:
+        """The namespace's values as they are to be."""
+        contents = Contents(self._conn, self._encoder.serde, self._place)
+        for anew in made:
+            contents.replace(anew)
+        return contents
+
+    def _lacks_key(self, kind: Any) -> bool:
+        """Whether a value is encrypted and the saver has no cipher at all: it needs the key."""
+        return "+" in str(kind) and inner(self._encoder.serde) is self._encoder.serde
+
+    def _chain_before(self, contents: Contents, row: Stored, before: str | None) -> Chain:
+        """What a row may rest on: of the chain of the version before it what stays, if it can be
+        read and does not rest on the row itself.
+        """
+        found = contents.find(row.channel, before) if before is not None else None
+        if found is None or found.token is None:
+            return ()
+        try:
+            chain = contents.chain(found)[1]
+        except SerializationError:
+            return ()
+        if any(link.version == row.version for link in chain):
+            return ()
+        staying = tuple(link for link in chain if (row.channel, link.version) not in self.doomed)
+        return contents.with_base(row.channel, staying)
+
+    def _free_writes(self) -> None:
+        """Store whole the pending writes that rest on a blob that goes."""
+        contents = self._contents()
+        found = self._conn.execute(sql.SELECT_BASES_OF_WRITES, self._place).fetchall()
+        for rowid, *key, base in found:
+            if not (needed := resting_on(base, self.doomed)):
+                continue
+            write = None
+            try:
+                write = self._conn.execute(sql.SELECT_WRITE, (*self._place, *key)).fetchone()
+                value = contents.written(*write)
+            except (SerializationError, UnicodeEncodeError):
+                if write and self._lacks_key(write[1]):
+                    raise
+                for each in needed:
+                    self._spare(each)
+                continue
+            encoded = self._encoder.history.alone(self._encoder.serde, value)
+            checkpoint_id, task_id, idx = key
+            self.writes.append(((checkpoint_id, task_id, idx), encoded))
+            self.write_rows.add(rowid)
 
 
 # What each version of a channel rests on, oldest first.
 _Bases = dict[str, Any]
 
 
-def _bases_of(conn: Connection, place: Place, channels: set[str]) -> dict[str, _Bases]:
-    return {
-        channel: dict(conn.execute(sql.SELECT_BASES, (*place, channel)).fetchall())
-        for channel in sorted(channels)
-    }
-
-
-def _spare(doomed: set[Key], key: Key, rests_on: _Bases) -> None:
-    """Let a blob stay, with those that it rests on."""
-    channel = key[0]
-    version: Any = key[1]
-    while (channel, version) in doomed:
-        doomed.remove((channel, version))
-        version = rests_on.get(version)
-
-
-def _free_blobs(
-    conn: Connection,
-    encoder: Encoder,
-    place: Place,
-    channel: str,
-    doomed: set[Key],
-    rests_on: _Bases,
-) -> None:
-    """Let a channel's versions that stay rest on the one before them that stays.
-
-    Storing all of them whole would be simpler, and costs too much: on a chat of 200 turns four
-    times the bytes after `prune(keep_last=20)`, up to 13 times after every other run was deleted.
-    """
-    contents = Contents(conn, encoder.serde, place)
-    before: str | None = None
-    for number, (version, base) in enumerate(rests_on.items()):
-        if (channel, version) in doomed or not is_key(version):
-            continue
-        if number % _FORGET == 0:
-            contents = Contents(conn, encoder.serde, place)
-        if (channel, base) in doomed:
-            row = contents.find(channel, version)
-            value = contents.readable(row) if row else None
-            if row is None or value is None:
-                if row is not None and _lacks_key(encoder, row.kind):
-                    contents.value(row)  # raises the error that says so
-                _spare(doomed, (channel, base), rests_on)
-                continue
-            chain = _chain_before(contents, row, before, doomed)
-            encoded, _ = encoder.history.encode(encoder.serde, value, chain)
-            token = row.token if type(row.token) is int else encoded.token  # nothing rests on it
-            anew = Stored(channel, version, *encoded[:4], token, encoded.number)
-            conn.execute(sql.REBASE_BLOB, (*anew[2:], *place, *anew[:2]))
-            contents.replace(anew)
-        before = version
-
-
-def _lacks_key(encoder: Encoder, kind: Any) -> bool:
-    """Whether a value is encrypted and the saver has no cipher at all: it needs the key."""
-    return "+" in str(kind) and inner(encoder.serde) is encoder.serde
-
-
-def _chain_before(contents: Contents, row: Stored, before: str | None, doomed: set[Key]) -> Chain:
-    """What a row may rest on: of the chain of the version before it what stays, if it can be read
-    and does not rest on the row itself.
-    """
-    found = contents.find(row.channel, before) if before is not None else None
-    if found is None or found.token is None:
-        return ()
+def resting_on(base: Any, doomed: set[Key]) -> set[Key]:
+    """Which of some blobs a pending write with that `base` rests on; none where it cannot tell."""
     try:
-        chain = contents.chain(found)[1]
-    except SerializationError:
-        return ()
-    if any(link.version == row.version for link in chain):
-        return ()
-    staying = tuple(link for link in chain if (row.channel, link.version) not in doomed)
-    return contents.with_base(row.channel, staying)
-
-
-def _free_writes(
-    conn: Connection, encoder: Encoder, place: Place, doomed: set[Key], bases: dict[str, _Bases]
-) -> None:
-    """Store whole the pending writes that rest on a blob that goes."""
-    contents = Contents(conn, encoder.serde, place)
-    for *key, base in conn.execute(sql.SELECT_BASES_OF_WRITES, place).fetchall():
-        try:
-            needed = doomed.intersection(load_base(base))
-        except ValueError:  # it cannot be read, nor told what it rests on
-            continue
-        if not needed:
-            continue
-        write = None
-        try:
-            write = conn.execute(sql.SELECT_WRITE, (*place, *key)).fetchone()
-            value = contents.written(*write)
-        except (SerializationError, UnicodeEncodeError):
-            if write and _lacks_key(encoder, write[1]):
-                raise
-            for each in needed:
-                _spare(doomed, each, bases.get(each[0], {}))
-            continue
-        encoded = encoder.history.alone(encoder.serde, value)
-        conn.execute(sql.REBASE_WRITE, (*encoded[:4], *place, *key))
+        return doomed.intersection(load_base(base))
+    except ValueError:
+        return set()

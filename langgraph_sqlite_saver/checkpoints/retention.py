@@ -1,7 +1,7 @@
 """Deleting: threads, runs, and all but the newest checkpoints; no orphan is left behind.
 
-Each function works on one thread, inside one transaction, on what is there then: a checkpoint
-that was saved meanwhile stays, with all its blobs.
+Each thread is a transaction of its own. What goes of runs and old checkpoints is looked up before
+(`plan_…`, see removal.py): a checkpoint that is saved meanwhile stays, with all its blobs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from ..database import InvalidInputError
 from . import sql
 from .config import checked_limit
 from .contents import Contents
-from .damage import in_any_text, is_key, load_metadata, try_document
+from .damage import in_any_text, is_key, load_metadata
 from .delta import Ancestor, Seeds, ancestors
 from .errors import DamagedError
-from .history import Encoder
+from .history import Encoder, Place
 from .jsontext import parameter
 from .overview import is_older_than
 from .reading import SENDS_INSIDE, Row
-from .rebasing import Key, delete_unreferenced
-from .values import blob_keys
+from .removal import Removal
 
 
 def delete_thread(conn: Connection, thread_id: str) -> None:
@@ -49,50 +48,66 @@ def expire_thread(conn: Connection, thread_id: str, moment: datetime) -> bool:
 
 
 @in_any_text
-def checkpoints_of_runs(
-    conn: Connection, run_ids: Sequence[str]
-) -> dict[str, dict[str, dict[str, None]]]:
-    """The checkpoints that runs made: thread id -> namespace -> checkpoint ids."""
-    found: dict[str, dict[str, dict[str, None]]] = {}
-    for thread_id, ns, checkpoint_id in conn.execute(
-        sql.SELECT_RUNS_CHECKPOINTS, (parameter(run_ids),)
-    ):
-        if is_key(thread_id) and is_key(ns):
-            found.setdefault(thread_id, {}).setdefault(ns, {})[checkpoint_id] = None
+def threads_of_runs(conn: Connection, run_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The threads in which runs made checkpoints, each with its runs."""
+    found: dict[str, list[str]] = {}
+    for thread_id, run_id in conn.execute(sql.SELECT_RUNS_THREADS, (parameter(run_ids),)):
+        if is_key(thread_id):
+            found.setdefault(thread_id, []).append(run_id)
     return found
 
 
 @in_any_text
-def delete_runs_in_thread(
+def plan_runs(
     conn: Connection, encoder: Encoder, thread_id: str, run_ids: Sequence[str]
-) -> None:
-    """Delete what the runs made in one thread, but for what remaining values are rebuilt from.
+) -> list[Removal]:
+    """What the runs made in one thread, but for what remaining values are rebuilt from.
 
     A remaining checkpoint whose parent went gets the nearest ancestor that is left as its parent.
     """
-    for ns, made in checkpoints_of_runs(conn, run_ids).get(thread_id, {}).items():
-        remaining = (row for row in _newest(conn, thread_id, ns, -1) if row[2] not in made)
-        needed = _needed(conn, encoder, thread_id, ns, remaining)
-        doomed = [each for each in made if each not in needed and is_key(each)]
-        freed = _blob_keys_of(conn.execute(sql.SELECT_SOME, (thread_id, ns, parameter(doomed))))
-        _adopt_children(conn, thread_id, ns, doomed)
-        _delete_checkpoints(conn, thread_id, ns, doomed)
-        delete_unreferenced(conn, encoder, (thread_id, ns), freed)
+    made: dict[str, set[str]] = {}
+    found = conn.execute(sql.SELECT_RUNS_CHECKPOINTS, (parameter(run_ids), thread_id))
+    for ns, checkpoint_id in found:
+        if is_key(ns):
+            made.setdefault(ns, set()).add(checkpoint_id)
+    return [_plan_made(conn, encoder, (thread_id, ns), ids) for ns, ids in made.items()]
 
 
-def _adopt_children(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
-    place = (thread_id, ns, parameter(doomed))
-    parent_of = dict(conn.execute(sql.SELECT_PARENTS, place).fetchall())
+def _plan_made(conn: Connection, encoder: Encoder, place: Place, made: set[str]) -> Removal:
+    deltas = _Deltas(conn, encoder, place)
+    if deltas.possible:
+        remaining = [row for row in _newest(conn, *place, -1) if row[2] not in made]
+    else:  # only its children may need a checkpoint
+        named = parameter([each for each in made if is_key(each)])
+        found = conn.execute(sql.SELECT_CHILDREN_ROWS, (*place, named)).fetchall()
+        remaining = [row for row in found if row[2] not in made]
+    needed = _needed(conn, place, remaining, deltas)
+    doomed = [each for each in made if each not in needed and is_key(each)]
+    return Removal(
+        conn,
+        encoder,
+        place,
+        doomed=doomed,
+        parents=_adopters(conn, place, doomed),
+        has_deltas=deltas.possible,
+    )
+
+
+def _adopters(conn: Connection, place: Place, doomed: Sequence[str]) -> dict[str, str | None]:
+    """The children that stay of checkpoints that go, each with the ancestor that is left."""
+    some = (*place, parameter(doomed))
+    parent_of = dict(conn.execute(sql.SELECT_PARENTS, some).fetchall())
     gone = set(doomed)
-    for child, parent in conn.execute(sql.SELECT_CHILDREN, place).fetchall():
+    adopters: dict[str, str | None] = {}
+    for child, parent in conn.execute(sql.SELECT_CHILDREN, some).fetchall():
         if child in gone or not is_key(child):
             continue
         seen = set()
         while parent in gone and parent not in seen:
             seen.add(parent)
             parent = parent_of.get(parent)
-        adopter = None if parent in gone or not is_key(parent) else parent
-        conn.execute(sql.SET_PARENT, (adopter, thread_id, ns, child))
+        adopters[child] = None if parent in gone or not is_key(parent) else parent
+    return adopters
 
 
 # --- prune
@@ -119,8 +134,8 @@ def checked_keep(strategy: str, keep_last: int | None) -> int:
 
 
 @in_any_text
-def prune(conn: Connection, encoder: Encoder, thread_id: str, keep: int) -> None:
-    """Keep the newest `keep` checkpoints of each namespace, and what their values need.
+def plan_prune(conn: Connection, encoder: Encoder, thread_id: str, keep: int) -> list[Removal]:
+    """All but the newest `keep` checkpoints of each namespace, and what their values need.
 
     That is: the ancestors a DeltaChannel's value is rebuilt from, and the parent that a checkpoint
     of format v < 4 has its pending sends from. A subgraph call's namespace (it has a ":") goes
@@ -129,17 +144,38 @@ def prune(conn: Connection, encoder: Encoder, thread_id: str, keep: int) -> None
     Checkpoints that cannot be read count as others do. Whatever one that stays may need stays too.
     """
     found = conn.execute(sql.SELECT_NAMESPACES, (thread_id,)).fetchall()
-    namespaces = [ns for (ns,) in found if is_key(ns)]
-    newest = {ns: list(_newest(conn, thread_id, ns, keep)) for ns in namespaces}
-    kept = {ns: _needed(conn, encoder, thread_id, ns, rows) for ns, rows in newest.items()}
-    roots = kept.get("", set())
-    calls = {ns for ns in namespaces if _is_finished_call(conn, thread_id, newest[ns][0], roots)}
-    for ns in namespaces:
-        if ns in calls:
-            for statement in sql.DELETE_NAMESPACE:
-                conn.execute(statement, (thread_id, ns))
-        else:
-            _keep_only(conn, encoder, thread_id, ns, kept[ns])
+    places = [(thread_id, ns) for (ns,) in found if is_key(ns)]
+    newest = {place: list(_newest(conn, *place, keep)) for place in places}
+    deltas = {place: _Deltas(conn, encoder, place) for place in places}
+    kept = {place: _needed(conn, place, newest[place], deltas[place]) for place in places}
+    roots = kept.get((thread_id, ""), set())
+    removals: list[Removal] = []
+    for place in places:
+        if _is_finished_call(conn, thread_id, newest[place][0], roots):
+            removals.append(Removal(conn, encoder, place, whole=True))
+        elif removal := _plan_others(conn, encoder, place, kept[place], deltas[place].possible):
+            removals.append(removal)
+    return removals
+
+
+def _plan_others(
+    conn: Connection, encoder: Encoder, place: Place, kept: set[str], has_deltas: bool
+) -> Removal | None:
+    ids = conn.execute(sql.SELECT_CHECKPOINT_IDS, place).fetchall()
+    doomed = [each for each, _ in ids if each not in kept and is_key(each)]
+    if not doomed:
+        return None
+    found = conn.execute(sql.SELECT_CHILDREN, (*place, parameter(doomed))).fetchall()
+    orphaned = {child: None for child, _ in found if child in kept and is_key(child)}
+    return Removal(
+        conn,
+        encoder,
+        place,
+        doomed=doomed,
+        parents=orphaned,
+        values=None,
+        has_deltas=has_deltas,
+    )
 
 
 # A checkpoint's columns as they are stored, those of sql.COLUMNS; not all of them can be read.
@@ -158,15 +194,24 @@ def _read(columns: Columns) -> Row | None:
         return None
 
 
-def _needed(
-    conn: Connection, encoder: Encoder, thread_id: str, ns: str, rows: Iterable[Columns]
-) -> set[str]:
+class _Deltas:
+    """What counts as a DeltaChannel in a namespace: it is known by its snapshots and counters.
+
+    LangGraph.js writes no counters, but marks its threads.
+    """
+
+    def __init__(self, conn: Connection, encoder: Encoder, place: Place) -> None:
+        self.noted = {channel for (channel,) in conn.execute(sql.SELECT_NOTED_CHANNELS, place)}
+        self.from_js = conn.execute(sql.HAS_JS_DELTAS, place).fetchone() is not None
+        self.possible = bool(
+            self.noted or self.from_js or conn.execute(sql.MAY_HAVE_COUNTERS, place).fetchone()
+        )
+        self.seeds = Seeds(Contents(conn, encoder.serde, place))
+
+
+def _needed(conn: Connection, place: Place, rows: Iterable[Columns], deltas: _Deltas) -> set[str]:
+    """The checkpoints of some rows, and those that they need."""
     needed: set[str] = set()
-    # What counts as a DeltaChannel is known by its snapshots and its counters. LangGraph.js writes
-    # no counters, but marks its threads.
-    noted = {channel for (channel,) in conn.execute(sql.SELECT_NOTED_CHANNELS, (thread_id, ns))}
-    from_js = conn.execute(sql.HAS_JS_DELTAS, (thread_id, ns)).fetchone() is not None
-    seeds = Seeds(Contents(conn, encoder.serde, (thread_id, ns)))
     for columns in rows:
         needed.add(columns[2])
         if (row := _read(columns)) is None:
@@ -174,9 +219,9 @@ def _needed(
         if row.parent_id and _has_sends_of_parent(conn, row):
             needed.add(row.parent_id)
         channels = set(row.checkpoint["channel_versions"])
-        if not from_js and (counted := _counted(row)) is not None:
-            channels &= noted | counted
-        needed.update(_delta_ancestors(conn, seeds, row, channels))
+        if not deltas.from_js and (counted := _counted(row)) is not None:
+            channels &= deltas.noted | counted
+        needed.update(_delta_ancestors(conn, deltas.seeds, row, channels))
     return needed
 
 
@@ -230,33 +275,3 @@ def _is_finished_call(
     if not is_key(root) or root in kept_roots:
         return False
     return conn.execute(sql.CHECKPOINT_EXISTS, (thread_id, "", root)).fetchone() is not None
-
-
-def _keep_only(conn: Connection, encoder: Encoder, thread_id: str, ns: str, kept: set[str]) -> None:
-    place = (thread_id, ns)
-    ids = conn.execute(sql.SELECT_CHECKPOINT_IDS, place).fetchall()
-    doomed = [each for (each,) in ids if each not in kept and is_key(each)]
-    if not doomed:
-        return
-    for child, _ in conn.execute(sql.SELECT_CHILDREN, (*place, parameter(doomed))).fetchall():
-        if child in kept and is_key(child):
-            conn.execute(sql.SET_PARENT, (None, *place, child))
-    _delete_checkpoints(conn, thread_id, ns, doomed)
-    delete_unreferenced(conn, encoder, place, None)
-
-
-def _delete_checkpoints(conn: Connection, thread_id: str, ns: str, doomed: Sequence[str]) -> None:
-    """Writes go by the checkpoints deleted: others may have come before theirs is saved."""
-    place = (thread_id, ns, parameter(doomed))
-    conn.execute(sql.DELETE_WRITES_OF_CHECKPOINTS, place)
-    conn.execute(sql.DELETE_CHECKPOINTS, place)
-
-
-def _blob_keys_of(rows: Iterable[tuple[Any, Any]]) -> set[Key] | None:
-    """The blobs that some checkpoints use; None, for any, where one of them cannot be read."""
-    used: set[Key] = set()
-    for text, notes in rows:
-        if (document := try_document(text, notes)) is None:
-            return None
-        used.update(blob_keys(*document).items())
-    return used

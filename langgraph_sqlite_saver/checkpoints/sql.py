@@ -15,6 +15,10 @@ COLUMNS = (
 # The columns of a blob, in the order of contents.Stored.
 BLOB_COLUMNS = "b.channel, b.version, b.type, b.blob, b.base, b.size, b.token, b.number"
 
+# A row that changes what it is, or what it rests on, gets the next rowid: deleting (removal.py)
+# knows by it what has changed since it looked.
+_AS_NEW = "rowid = (SELECT max(rowid) + 1 FROM {})"
+
 # --- put, put_writes
 
 INSERT_CHECKPOINT = """
@@ -25,11 +29,12 @@ INSERT INTO checkpoints (
 ON CONFLICT DO NOTHING
 """
 
-REPLACE_CHECKPOINT = """
+REPLACE_CHECKPOINT = f"""
 UPDATE checkpoints
-SET parent_checkpoint_id = ?, checkpoint = ?, metadata = ?, run_id = ?, blob_versions = ?
+SET parent_checkpoint_id = ?, checkpoint = ?, metadata = ?, run_id = ?, blob_versions = ?,
+    {_AS_NEW.format("checkpoints")}
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
-"""
+"""  # noqa: S608
 
 INSERT_BLOB = """
 INSERT INTO checkpoint_blobs (
@@ -75,10 +80,8 @@ ON CONFLICT DO NOTHING
 """  # noqa: S608
 
 REPLACE_WRITE = f"""
-INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
-    task_path = excluded.task_path, channel = excluded.channel, type = excluded.type,
-    blob = excluded.blob, base = excluded.base, size = excluded.size
+INSERT OR REPLACE INTO checkpoint_writes ({_WRITE_COLUMNS})
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608
 
 # --- put, put_writes in one statement (at_once.py): each row has a kind and up to eleven columns
@@ -121,10 +124,7 @@ INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES {_WRITE_VALUES} ON CONFL
 """  # noqa: S608
 
 _REPLACED_WRITE_ROW = f"""
-INSERT INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES {_WRITE_VALUES}
-ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE SET
-    task_path = excluded.task_path, channel = excluded.channel, type = excluded.type,
-    blob = excluded.blob, base = excluded.base, size = excluded.size
+INSERT OR REPLACE INTO checkpoint_writes ({_WRITE_COLUMNS}) VALUES {_WRITE_VALUES}
 """  # noqa: S608
 
 # new.c: {channel: version}, blobs that have to be there; new.d: {channel: [version, token]}, those
@@ -291,9 +291,14 @@ DELETE_NAMESPACE = (
 
 # --- delete_for_runs, prune: places, and JSON arrays of checkpoint ids
 
-SELECT_RUNS_CHECKPOINTS = """
-SELECT DISTINCT c.thread_id, c.checkpoint_ns, c.checkpoint_id FROM json_each(?) AS runs
+SELECT_RUNS_THREADS = """
+SELECT DISTINCT c.thread_id, c.run_id FROM json_each(?) AS runs
 CROSS JOIN checkpoints AS c WHERE c.run_id = runs.value
+"""
+
+SELECT_RUNS_CHECKPOINTS = """
+SELECT c.checkpoint_ns, c.checkpoint_id FROM json_each(?) AS runs
+CROSS JOIN checkpoints AS c WHERE c.run_id = runs.value AND +c.thread_id = ?
 """
 
 SELECT_PARENTS = """
@@ -303,11 +308,7 @@ AND checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
 SELECT_CHECKPOINT_IDS = """
-SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
-"""
-
-SELECT_NAMESPACE = """
-SELECT checkpoint, blob_versions FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+SELECT checkpoint_id, rowid FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
 """
 
 SELECT_SOME = """
@@ -315,6 +316,67 @@ SELECT checkpoint, blob_versions FROM checkpoints
 WHERE thread_id = ? AND checkpoint_ns = ?
 AND checkpoint_id IN (SELECT value FROM json_each(?))
 """
+
+# [rowid, …]
+SELECT_DOCUMENTS = """
+SELECT c.rowid, c.checkpoint, c.blob_versions FROM json_each(?) AS wanted
+CROSS JOIN checkpoints AS c WHERE c.rowid = wanted.value
+"""
+
+# Whether some metadata counts the updates of DeltaChannels, or cannot be read.
+MAY_HAVE_COUNTERS = """
+SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
+AND CASE WHEN typeof(metadata) = 'text' AND json_valid(metadata)
+    THEN json_type(metadata) <> 'object'
+        OR json_type(metadata, '$.counters_since_delta_snapshot') IS NOT NULL
+    ELSE 1 END LIMIT 1
+"""
+
+# By rowid: a row of each table, and what nothing changes but another row in its place.
+SELECT_MARKED = (
+    "SELECT rowid, * FROM checkpoints WHERE rowid = ?",
+    """
+    SELECT rowid, thread_id, checkpoint_ns, channel, version, base, token FROM checkpoint_blobs
+    WHERE rowid = ?
+    """,
+    """
+    SELECT rowid, thread_id, checkpoint_ns, checkpoint_id, task_id, idx, base
+    FROM checkpoint_writes WHERE rowid = ?
+    """,
+)
+
+# The newest row of each.
+SELECT_MARKS = tuple(
+    statement.replace("?", f"(SELECT max(rowid) FROM {table})")  # noqa: S608
+    for statement, table in zip(
+        SELECT_MARKED, ("checkpoints", "checkpoint_blobs", "checkpoint_writes"), strict=True
+    )
+)
+
+# What came behind a mark; the signs keep SQLite from going through the whole namespace.
+CHECKPOINTS_BEHIND = f"""
+SELECT {COLUMNS} FROM checkpoints
+WHERE rowid > ? AND +thread_id = ? AND +checkpoint_ns = ?
+"""  # noqa: S608
+
+BASES_BEHIND = """
+SELECT channel, base FROM checkpoint_blobs
+WHERE rowid > ? AND +thread_id = ? AND +checkpoint_ns = ? AND base IS NOT NULL
+"""
+
+BASES_OF_WRITES_BEHIND = """
+SELECT base FROM checkpoint_writes
+WHERE rowid > ? AND +thread_id = ? AND +checkpoint_ns = ? AND base IS NOT NULL
+"""
+
+# [rowid, …]: how many of these rows are still in their namespace.
+COUNT_ROWS = tuple(
+    f"""
+    SELECT count(*) FROM json_each(?) AS wanted CROSS JOIN {table} AS c
+    WHERE c.rowid = wanted.value AND c.thread_id = ? AND c.checkpoint_ns = ?
+    """  # noqa: S608
+    for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
+)
 
 DELETE_CHECKPOINTS = """
 DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ?
@@ -332,10 +394,16 @@ WHERE thread_id = ? AND checkpoint_ns = ?
 AND parent_checkpoint_id IN (SELECT value FROM json_each(?))
 """
 
-SET_PARENT = """
-UPDATE checkpoints SET parent_checkpoint_id = ?
+SELECT_CHILDREN_ROWS = f"""
+SELECT {COLUMNS} FROM checkpoints
+WHERE thread_id = ? AND checkpoint_ns = ?
+AND parent_checkpoint_id IN (SELECT value FROM json_each(?))
+"""  # noqa: S608
+
+SET_PARENT = f"""
+UPDATE checkpoints SET parent_checkpoint_id = ?, {_AS_NEW.format("checkpoints")}
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?
-"""
+"""  # noqa: S608
 
 SELECT_BLOB_KEYS = """
 SELECT channel, version FROM checkpoint_blobs WHERE thread_id = ? AND checkpoint_ns = ?
@@ -347,18 +415,19 @@ WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
 """
 
 SELECT_BASES = """
-SELECT version, base FROM checkpoint_blobs
+SELECT version, base, rowid FROM checkpoint_blobs
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? ORDER BY version
 """
 
-REBASE_BLOB = """
+REBASE_BLOB = f"""
 UPDATE checkpoint_blobs
-SET type = ?, blob = ?, base = ?, size = ?, token = ?, number = ?
+SET type = ?, blob = ?, base = ?, size = ?, token = ?, number = ?,
+    {_AS_NEW.format("checkpoint_blobs")}
 WHERE thread_id = ? AND checkpoint_ns = ? AND channel = ? AND version = ?
-"""
+"""  # noqa: S608
 
 SELECT_BASES_OF_WRITES = """
-SELECT checkpoint_id, task_id, idx, base FROM checkpoint_writes
+SELECT rowid, checkpoint_id, task_id, idx, base FROM checkpoint_writes
 WHERE thread_id = ? AND checkpoint_ns = ? AND base IS NOT NULL
 """
 
@@ -367,10 +436,11 @@ SELECT channel, type, blob, base, size FROM checkpoint_writes
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
 """
 
-REBASE_WRITE = """
-UPDATE checkpoint_writes SET type = ?, blob = ?, base = ?, size = ?
+REBASE_WRITE = f"""
+UPDATE checkpoint_writes SET type = ?, blob = ?, base = ?, size = ?,
+    {_AS_NEW.format("checkpoint_writes")}
 WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ? AND task_id = ? AND idx = ?
-"""
+"""  # noqa: S608
 
 SELECT_NAMESPACES = "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = ?"
 

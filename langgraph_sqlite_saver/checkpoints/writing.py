@@ -25,7 +25,6 @@ from .errors import SerializationError
 from .history import Encoder
 from .jsontext import parameter
 from .lineage import Head, Lineage, Moment
-from .rebasing import delete_unreferenced
 from .values import (
     EXTRAS,
     Blob,
@@ -76,6 +75,7 @@ class Put:
         "checkpoint_id",
         "document",
         "encoded",
+        "freed",
         "history",
         "homeless",
         "large",
@@ -112,6 +112,8 @@ class Put:
         self.encoded = False
         # The chains of what was stored, for the history once it is committed.
         self.learnt: dict[str, Chain] = {}
+        # The blobs that were those of the checkpoint it replaces; None is all of the namespace.
+        self.freed: set[tuple[str, str]] | None = set()
         # Serialised: what has no version; kept under one of our making.
         self.homeless: list[tuple[str, Blob]] = []
         # Not serialised: what new_versions does not name is, as a rule, stored already.
@@ -312,11 +314,13 @@ def put(conn: Connection, request: Put, lineage: Lineage) -> Head:
     """Store a checkpoint and the values that are not stored yet; replaces one of the same id.
 
     What it returns is for `lineage`, and `request.learnt` for the history, once it is committed.
+    Then the blobs in `request.freed` are to be deleted, unless other checkpoints use them
+    (`removal.plan_values`): to tell takes as long as the thread is long.
     """
     notes = dict(request.notes)
     stored: dict[str, tuple[str, str]] = {}
     moment = lineage.now(conn)
-    request.learnt = {}
+    request.learnt, request.freed = {}, set()
     for channel, version, blob, sealed in request.small:
         _store(conn, request, channel, version, blob, sealed, notes)
         stored[channel] = (version, notes.get(channel, version))
@@ -506,12 +510,10 @@ def _look_up_parent(conn: Connection, request: Put) -> dict[str, tuple[str, str]
 
 @in_any_text
 def _replace(conn: Connection, request: Put, row: tuple[Any, ...], notes: dict[str, str]) -> None:
-    """Put a checkpoint in the place of one with the same id; blobs only that one had go."""
+    """Put a checkpoint in the place of one with the same id; blobs only that one had may go."""
     before = try_document(*conn.execute(sql.SELECT_LINEAGE, row[:3]).fetchone())
     conn.execute(sql.REPLACE_CHECKPOINT, (*row[3:], *row[:3]))
     if before is None:  # which blobs were its own cannot be told
-        delete_unreferenced(conn, request, request.place, None)
-        return
-    freed = blob_keys(*before).items() - blob_keys(request.document, notes).items()
-    if freed:
-        delete_unreferenced(conn, request, request.place, set(freed))
+        request.freed = None
+    else:
+        request.freed = blob_keys(*before).items() - blob_keys(request.document, notes).items()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata
 
-from ..checkpoints import pending, writing
+from ..checkpoints import pending, removal, writing
 from ..checkpoints.config import Address
 from ..checkpoints.errors import SerializationError
 from ..checkpoints.lineage import Lineage
@@ -122,6 +122,8 @@ class Filling:
         if not request.encoded:
             writing.find_bases(conn, request)
         head = writing.put(conn, request, self._lineage)
+        if request.freed is None or request.freed:
+            removal.delete_unreferenced(conn, self._saver, request.place, request.freed)
         # Before the commit: what rests on the history's chains looks whether they are in the file.
         self._lineage.remember(request.place, head)
         self._saver.history.remember(request.place, request.learnt)

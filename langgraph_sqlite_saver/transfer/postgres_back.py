@@ -16,7 +16,7 @@ from ..checkpoints.history import Encoder, Place
 from ..checkpoints.jsontext import load_checkpoint, parameter
 from ..checkpoints.pending import CarriedWrite
 from ..checkpoints.reading import Row
-from ..checkpoints.rebasing import delete_unreferenced
+from ..checkpoints.removal import delete_unreferenced
 from ..checkpoints.values import Blob, Raw, blob_keys, inlines, load_notes, unseal
 from ..saver import SqliteSaver
 from . import emptying

@@ -20,7 +20,7 @@ from langgraph_sqlite_saver.checkpoints.encoding import Chain, Link
 from langgraph_sqlite_saver.checkpoints.history import MOST_PLACES, History
 from langgraph_sqlite_saver.checkpoints.lineage import MOST_HEADS
 
-from .helpers import LIST, execute, place, rows, save, values
+from .helpers import LIST, execute, place, rows, save, unsound, values
 
 
 def write(saver: Any, op: Callable[[sqlite3.Connection], Any]) -> Any:
@@ -248,3 +248,70 @@ def test_threads_tells_each_threads_own_head_and_bytes(saver: Any, database_path
         ]
         assert each.bytes == each.logical_bytes == sum(sizes)
     assert saver.expire(datetime.now(timezone.utc)) == ["a", "b"]
+
+
+# --- deleting, and saving an id again
+
+
+@contextmanager
+def work(saver: Any) -> Iterator[list[int]]:
+    """How many steps SQLite's machine makes on the writer meanwhile: under the write lock."""
+    done = [0]
+
+    def count() -> None:
+        done[0] += 1
+
+    write(saver, lambda conn: conn.set_progress_handler(count, 1))
+    yield done
+    write(saver, lambda conn: conn.set_progress_handler(None, 0))
+
+
+def run_of(saver: Any, length: int) -> None:
+    """A thread of as many steps, each of a run of its own."""
+    for number in range(1, length + 1):
+        save(saver, number, {"a": LIST, "b": [number]}, versions={"a": 1, "b": number},
+             new={"b": 1} if number > 1 else {"a": 1, "b": 1}, parent=number - 1 or None,
+             metadata={"run_id": f"run {number}"})  # fmt: skip
+        saver.put_writes(place(number), [("b", LIST)], "task")
+
+
+def delete_a_run(saver: Any, length: int) -> None:
+    saver.delete_for_runs([f"run {length // 2}"])
+
+
+def prune_one(saver: Any, length: int) -> None:
+    saver.prune(["t"], keep_last=length - 1)
+
+
+def save_again(saver: Any, length: int) -> None:
+    number = length // 2
+    save(saver, number, {"b": ["again"]}, versions={"b": "again"}, parent=number - 1)
+
+
+@pytest.mark.parametrize("do", [delete_a_run, prune_one, save_again])
+def test_the_lock_is_held_for_what_goes_however_long_the_thread_is(
+    open_driver: Any, tmp_path: Path, do: Callable[[Any, int], None]
+) -> None:
+    """What has to be read of the rest is read before."""
+    done = []
+    for length in (40, 400):
+        saver = open_driver("sync", tmp_path / f"{length}.db")
+        run_of(saver, length)
+        with work(saver) as steps:
+            do(saver, length)
+        assert unsound(saver.saver.database.path) == []
+        done.append(steps[0])
+    assert done[1] < done[0] * 1.5, done
+
+
+def test_runs_in_many_threads_are_looked_up_thread_by_thread(saver: Any) -> None:
+    """Each thread for its own runs only."""
+    for number in range(20):
+        save(saver, 1, {"a": LIST}, thread=f"t{number}", metadata={"run_id": f"run {number}"})
+    with statements(saver) as found:
+        saver.delete_for_runs([f"run {number}" for number in range(20)])
+    per_thread = len(found) // 20
+    assert per_thread < 20
+    with statements(saver) as found:
+        saver.delete_for_runs([f"run {number}" for number in range(20)])
+    assert found == []
