@@ -24,6 +24,8 @@ from .values import blob_keys
 # How often it is looked up without the lock; then it is with it.
 TRIES = 3
 
+_LARGEST_ROWID = 2**63 - 1
+
 
 class Removal:
     """What is to be deleted from one namespace.
@@ -117,7 +119,11 @@ class Removal:
     def holds(self, conn: Connection) -> bool:
         """Whether what was looked up is as it was, and nothing that came since matters to it."""
         for mark, statement in zip(self._marks, sql.SELECT_MARKED, strict=True):
-            if mark is not None and conn.execute(statement, mark[:1]).fetchone() != mark:
+            if mark is None:
+                continue
+            if mark[0] == _LARGEST_ROWID:  # new rows get any free rowid: none tells what is new
+                return False
+            if conn.execute(statement, mark[:1]).fetchone() != mark:
                 return False
         relied = (self._relied, self._rebasing.blob_rows, self._rebasing.write_rows)
         for rowids, statement in zip(relied, sql.COUNT_ROWS, strict=True):
@@ -168,7 +174,10 @@ def at_once(
     conn: Connection, plan: Callable[..., Sequence[Removal]], encoder: Encoder, *args: Any
 ) -> None:
     """Look up and delete under the lock: where others write all the time."""
-    carry_out(conn, plan(conn, encoder, *args))
+    removals = plan(conn, encoder, *args)
+    with any_text(conn):
+        for each in removals:
+            each.carry_out(conn)
 
 
 @in_any_text

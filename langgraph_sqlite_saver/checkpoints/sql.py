@@ -16,8 +16,11 @@ COLUMNS = (
 BLOB_COLUMNS = "b.channel, b.version, b.type, b.blob, b.base, b.size, b.token, b.number"
 
 # A row that changes what it is, or what it rests on, gets the next rowid: deleting (removal.py)
-# knows by it what has changed since it looked.
-_AS_NEW = "rowid = (SELECT max(rowid) + 1 FROM {})"
+# knows by it what has changed since it looked. There is none after the largest.
+_AS_NEW = (
+    "rowid = (SELECT CASE WHEN max(s.rowid) < 9223372036854775807 THEN max(s.rowid) + 1 "
+    "ELSE {0}.rowid END FROM {0} AS s)"
+)
 
 # --- put, put_writes
 

@@ -286,6 +286,25 @@ def test_a_file_that_was_vacuumed_meanwhile_stays_whole(saver: Any, database_pat
 # --- a checkpoint saved again
 
 
+@pytest.mark.parametrize("table", ["checkpoints", "checkpoint_blobs", "checkpoint_writes"])
+def test_rows_behind_the_largest_rowid_are_deleted_under_the_lock(
+    saver: Any, database_path: Path, table: str
+) -> None:
+    """No rowid tells there what has come since it was looked up."""
+    steps(saver, 9)
+    saver.put_writes(place(9), [("m", TEXT)], "task")
+    largest = (
+        f"UPDATE {table} SET rowid = {2**63 - 1} WHERE rowid = (SELECT max(rowid) FROM {table})"
+    )
+    execute(database_path, largest)
+    found = plan(saver, 4)
+    assert write(saver, removal.carry_out, found) is False
+    saver.delete_for_runs(["run 4", "run 7"])
+    saver.prune(["t"], keep_last=2)
+    assert [values(saver, n)["m"] == TEXT[: SIZES[n]] for n in (8, 9)] == [True, True]
+    assert unsound(database_path) == []
+
+
 def test_saving_again_in_a_saver_without_the_key_is_done_all_the_same(database_path: Path) -> None:
     """What rests on the old values stays as it is, and with it what it rests on."""
     from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
